@@ -1,0 +1,97 @@
+"""How a windowed model walks over a video: where its windows start, and what one hands to the next.
+
+    frames   0         8         16        24
+    window 0 [-------------------)
+    window 1           [-------------------)        the overlap starts from window 0's result; the new half repeats its
+    window 2                     [-----------...    last frame; points whose query lies beyond the overlap start there
+
+After CoTracker3's online model (Karaev et al. 2024): window 16, step 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from pointloom.models.base import Estimate, FrameFeatures, Model, PointFeatures
+
+
+@dataclass(frozen=True)
+class WindowResult:
+    """What one window gave, over all its frames (also those that only pad the video).
+
+    estimates  the estimate after each iteration; the last one is the result
+    prior      where the iterations started
+    """
+
+    start: int
+    prior: Estimate
+    estimates: list[Estimate]
+
+    @property
+    def result(self) -> Estimate:
+        """The last estimate."""
+        return self.estimates[-1] if self.estimates else self.prior
+
+
+def window_starts(frames: int, window: int, step: int) -> list[int]:
+    """First frames of the windows that cover a video. Every window but the first brings at least one new frame."""
+    overlap = window - step
+    return [0, *range(step, max(frames - overlap, 0), step)] if frames else []
+
+
+def carried(previous: Estimate | None, points: PointFeatures, start: int, window: int, step: int) -> Estimate:
+    """Return where the window at `start` begins, given the result of the one before it (which began `step` earlier)."""
+    fresh = Estimate.at_queries(points.queries, window)
+    if previous is None:
+        return fresh
+    handed_on = previous.frames(step, window).extended(window)
+    tracked_already = points.frame < start + window - step
+    return handed_on.where(tracked_already, fresh)
+
+
+def attended_frames(points: PointFeatures, start: int, window: int) -> Bool[Tensor, "B T N"]:
+    """True from each point's query frame on: a point that starts later must not be looked at before."""
+    frames = torch.arange(start, start + window, device=points.queries.device)
+    return points.frame[:, None] <= frames[None, :, None]
+
+
+def run_window(
+    model: Model,
+    features: FrameFeatures,
+    points: PointFeatures,
+    prior: Estimate,
+    *,
+    iterations: int | None = None,
+    masked: bool = False,
+) -> WindowResult:
+    """Refine one window. Points whose query lies beyond it take part, described by nothing, unless `masked`."""
+    window = len(features)
+    reached = replace(points, reached=points.frame < features.start + window)
+    attended = attended_frames(points, features.start, window) if masked else None
+    estimates = list(model.iterate(features, reached, prior, iterations=iterations, attended=attended))
+    return WindowResult(features.start, prior, estimates)
+
+
+def walk(
+    model: Model,
+    features: FrameFeatures,
+    points: PointFeatures,
+    *,
+    window: int,
+    step: int,
+    iterations: int | None = None,
+    masked: bool = False,
+) -> Iterator[WindowResult]:
+    """Run every window over features that are all at hand, handing each result to the next window."""
+    previous = None
+    for start in window_starts(len(features), window, step):
+        seen = features.between(start, min(start + window, features.stop)).padded(window)
+        prior = carried(previous, points, start, window, step)
+        done = run_window(model, seen, points, prior, iterations=iterations, masked=masked)
+        previous = done.result
+        yield done
