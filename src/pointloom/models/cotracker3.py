@@ -127,7 +127,7 @@ TINY = CoTracker3Config(
     resolution=(288, 384),
     encoder="light",
     channels=64,
-    fine_channels=32,
+    fine_channels=16,
     support_radius=1,
     correlation_hidden=128,
     correlation_width=64,
@@ -199,10 +199,18 @@ class ResidualEncoder(nn.Module):
         return [self.conv3(F.relu(instance_norm(self.conv2(fused))))]
 
 
+def doubled(x: Float[Tensor, "B C h w"], size: Sequence[int]) -> Float[Tensor, "B C i j"]:
+    """Enlarge a map by two so that old cell k lies on new cell 2k, as strided convolutions left them."""
+    h, w = 2 * x.shape[-2] - 1, 2 * x.shape[-1] - 1
+    x = F.interpolate(x, size=(h, w), mode="bilinear", align_corners=True)
+    return F.pad(x, (0, size[1] - w, 0, size[0] - h), mode="replicate")
+
+
 class LightEncoder(nn.Module):
     """A third of the cost of a residual encoder of the same width: a short stem, sums in place of concatenation.
 
-    Optionally a second, finer map straight from the stem, for positions well under one cell of the first.
+    Optionally a second map, twice as fine, for positions well under one cell of the first: its four values for each
+    cell are computed at the coarser size, where convolutions are cheap.
     """
 
     WIDTHS = (24, 48, 96, 128)  # at 1/2, 1/4, 1/8, 1/16 of the size
@@ -220,22 +228,19 @@ class LightEncoder(nn.Module):
         self.head1 = nn.Conv2d(C, C, 3, padding=1)
         self.head2 = nn.Conv2d(C, C, 1)
         if config.fine_channels:
-            self.fine1 = nn.Conv2d(half, config.fine_channels, 3, padding=1)
-            self.fine2 = nn.Conv2d(config.fine_channels, config.fine_channels, 1)
+            self.fine = nn.Sequential(nn.Conv2d(quarter, 4 * config.fine_channels, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C h w"]]:
         """Return the map at 1/4 of the size, and before it the one at 1/2 if there is one."""
-        half = F.relu(instance_norm(self.stem1(x)))
-        quarter = self.layer1(F.relu(instance_norm(self.stem2(half))))
+        x = F.relu(instance_norm(self.stem1(x)))
+        quarter = self.layer1(F.relu(instance_norm(self.stem2(x))))
         eighth = self.layer2(quarter)
         sixteenth = self.layer3(eighth)
-        total = self.lateral[0](quarter)
-        for lateral, stage in zip(self.lateral[1:], (eighth, sixteenth), strict=True):
-            total = total + F.interpolate(lateral(stage), size=total.shape[-2:], mode="bilinear", align_corners=False)
+        total = self.lateral[2](sixteenth)
+        for lateral, stage in zip((self.lateral[1], self.lateral[0]), (eighth, quarter), strict=True):
+            total = lateral(stage) + doubled(total, stage.shape[-2:])
         maps = [self.head2(F.relu(self.head1(F.relu(instance_norm(total)))))]
-        if hasattr(self, "fine1"):
-            maps.insert(0, self.fine2(F.relu(instance_norm(self.fine1(half)))))
-        return maps
+        return [self.fine(quarter), *maps] if hasattr(self, "fine") else maps
 
 
 ENCODERS = {"residual": ResidualEncoder, "light": LightEncoder}

@@ -86,12 +86,17 @@ def walk(
     step: int,
     iterations: int | None = None,
     masked: bool = False,
+    prior: Estimate | None = None,
 ) -> Iterator[WindowResult]:
-    """Run every window over features that are all at hand, handing each result to the next window."""
+    """Run every window over features that are all at hand, handing each result to the next window.
+
+    `prior` is where the first window starts (None: at the queries).
+    """
     previous = None
     for start in window_starts(len(features), window, step):
         seen = features.between(start, min(start + window, features.stop)).padded(window)
-        prior = carried(previous, points, start, window, step)
+        if previous is not None or prior is None:
+            prior = carried(previous, points, start, window, step)
         done = run_window(model, seen, points, prior, iterations=iterations, masked=masked)
         previous = done.result
         yield done

@@ -1,0 +1,244 @@
+"""Names of models, where their weights are, and loading them. The only file that opens a checkpoint.
+
+    load_model("tiny")                        the weights that the package carries
+    load_model("cotracker3-offline")          official weights, downloaded from their publisher at a pinned revision
+    load_model("mine.safetensors")            a file of this package: its header says which model it is
+    load_model("scaled_online.pth", name="cotracker3-online")   an official file that is on disk already
+
+Loading is strict: every key and shape must fit. Pickled checkpoints are read by a reader that builds tensors and nothing
+else; a file that asks for more is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pointloom.errors import FormatError, ModelError, PointloomWarning, UnsafeFileError
+from pointloom.models.cotracker3 import OFFLINE, ONLINE, TINY, CoTracker3, CoTracker3Config
+
+WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
+FILE_FORMAT = "1"
+MISMATCHES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """One named model.
+
+    file      in the package's folder of weights, or in the repository `repo` on the Hugging Face hub
+    revision  commit of that repository. None: the commit that the first download finds, kept from then on
+    """
+
+    name: str
+    config: CoTracker3Config
+    summary: str
+    licence: str
+    file: str
+    repo: str | None = None
+    revision: str | None = None
+    citation: str = "Karaev et al. 2024, arXiv:2410.11831"
+
+    @property
+    def shipped(self) -> bool:
+        """Whether the package carries the weights."""
+        return self.repo is None
+
+
+_COTRACKER = {"licence": "CC-BY-NC-4.0", "repo": "facebook/cotracker3"}
+ZOO: dict[str, ZooEntry] = {
+    entry.name: entry
+    for entry in (
+        ZooEntry("tiny", TINY, "small enough for a laptop's CPU, whole videos and streams", "Apache-2.0", "tiny.safetensors"),
+        ZooEntry("cotracker3-offline", OFFLINE, "sees the whole video at once", file="scaled_offline.pth", **_COTRACKER),
+        ZooEntry("cotracker3-online", ONLINE, "walks over the video, streams", file="scaled_online.pth", **_COTRACKER),
+        ZooEntry(
+            "cotracker3-offline-kubric", OFFLINE, "offline, generated clips only", file="baseline_offline.pth", **_COTRACKER
+        ),
+        ZooEntry(
+            "cotracker3-online-kubric", ONLINE, "online, generated clips only", file="baseline_online.pth", **_COTRACKER
+        ),
+    )
+}
+
+
+def list_models() -> list[ZooEntry]:
+    """Return every named model."""
+    return list(ZOO.values())
+
+
+def find_entry(name: str) -> ZooEntry:
+    """Look a name up; an unknown one is answered with the nearest known names."""
+    if name in ZOO:
+        return ZOO[name]
+    near = difflib.get_close_matches(name, ZOO, n=2, cutoff=0.4)
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    raise ModelError(f"no model is called {name!r}. {hint}Known: {', '.join(ZOO)}; or give a .safetensors or .pth file.")
+
+
+def load_model(
+    source: str | Path, *, name: str | None = None, device: str | torch.device = "cpu", cache: Path | None = None
+) -> CoTracker3:
+    """Load a model by name or from a file, ready for tracking.
+
+    `name` says which model a bare `.pth` file holds (guessed from the released file names when left out). `cache` is
+    the folder for downloads (default: that of huggingface-hub). Raises ModelError when nothing is found or the weights
+    do not fit, UnsafeFileError when a pickle asks for more than tensors.
+    """
+    path = Path(source)
+    if path.suffix == ".safetensors" or (path.suffix in (".pth", ".pt", ".ckpt")):
+        if not path.is_file():
+            raise ModelError(f"there is no file {path}. Known names: {', '.join(ZOO)}.")
+        model = _from_safetensors(path) if path.suffix == ".safetensors" else _from_pickle(path, name)
+    else:
+        entry = find_entry(str(source))
+        if entry.shipped:
+            model = _from_safetensors(WEIGHTS_FOLDER / entry.file)
+        else:
+            model = _from_pickle(download(entry, cache=cache), entry.name)
+    return model.eval().requires_grad_(False).to(device)
+
+
+def config_named(name: str) -> CoTracker3Config:
+    """Return the configuration of a named model."""
+    return find_entry(name).config
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """First 16 hexadecimal digits of the SHA-256 over all names, shapes and bytes of the state dict."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+# -------------------------------------------------------------------------------------------------- files of our own
+
+
+def save_weights(path: Path, model: CoTracker3, about: Mapping[str, str]) -> None:
+    """Write a model with its configuration; `about` goes into the header (recipe, licence, scores ...)."""
+    header = {"format": FILE_FORMAT, "family": "cotracker3", "config": json.dumps(dataclasses.asdict(model.config))}
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({k: v.detach().contiguous() for k, v in model.state_dict().items()}, unfinished, {**about, **header})
+    unfinished.replace(path)
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """Return what the header of a weights file says."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a readable .safetensors file: {error}") from error
+    if header.get("format") != FILE_FORMAT or header.get("family") != "cotracker3":
+        raise FormatError(
+            f"{path} has format {header.get('format')!r} and family {header.get('family')!r}; this version reads format "
+            f"{FILE_FORMAT!r} of cotracker3. Was it saved by this package, and by no newer version?"
+        )
+    return header
+
+
+def _from_safetensors(path: Path) -> CoTracker3:
+    if not path.is_file():
+        raise ModelError(f"the weights {path.name} are missing from this installation. Reinstall the package.")
+    try:
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(read_header(path)["config"]).items()}
+        config = CoTracker3Config(**options)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{path} describes a model that this version does not know: {error}") from error
+    with safe_open(path, "pt") as file:
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
+    return fill(CoTracker3(config), state, path)
+
+
+# ---------------------------------------------------------------------------------------------------- official files
+
+
+def _from_pickle(path: Path, name: str | None) -> CoTracker3:
+    if name is None:
+        entry = next((e for e in ZOO.values() if e.file == path.name), None)
+        if entry is None:
+            raise ModelError(f"{path.name} does not say which model it holds. Give name=, one of: {', '.join(ZOO)}.")
+    else:
+        entry = find_entry(name)
+    return fill(CoTracker3(entry.config), read_pickled_state(path), path)
+
+
+def read_pickled_state(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a `.pth` file, which may wrap it under `model`. Builds tensors and nothing else."""
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UnsafeFileError(
+            f"{path} asks to run code while it is read, so it was not read. Weights need no code: get the file from its "
+            f"publisher again, or have it converted to .safetensors by someone you trust."
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ModelError(f"{path} cannot be read as a checkpoint: {error}. Is the download complete?") from error
+    state = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f"{path} holds no state dict: expected names and tensors, bare or under 'model'.")
+    return state
+
+
+def fill(model: CoTracker3, state: Mapping[str, Tensor], path: Path) -> CoTracker3:
+    """Load a state dict strictly; a mismatch names the first keys that are missing, unknown or of another shape."""
+    own = model.state_dict()
+    problems = [f"{key} is missing" for key in own if key not in state]
+    problems += [f"{key} is unknown" for key in state if key not in own]
+    problems += [
+        f"{key} has shape {tuple(state[key].shape)}, expected {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - MISMATCHES_SHOWN} more" if len(problems) > MISMATCHES_SHOWN else ""
+        raise ModelError(f"{path} does not fit this model: {'; '.join(problems[:MISMATCHES_SHOWN])}{more}.")
+    model.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
+    return model
+
+
+def download(entry: ZooEntry, *, cache: Path | None = None) -> Path:
+    """Fetch official weights, or find them in the cache, also without a network. Shows their licence the first time."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    assert entry.repo is not None
+    folder = Path(cache or HF_HUB_CACHE)
+    pin = folder / f"pointloom-{entry.name}.commit"
+    revision = entry.revision or (pin.read_text().strip() if pin.is_file() else None)
+    try:
+        return Path(hf_hub_download(entry.repo, entry.file, revision=revision, cache_dir=folder, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    warnings.warn(
+        f"downloading {entry.file} of {entry.repo}, licence {entry.licence}"
+        + (": not for commercial use." if "NC" in entry.licence else "."),
+        PointloomWarning,
+        stacklevel=3,
+    )
+    try:
+        path = Path(hf_hub_download(entry.repo, entry.file, revision=revision, cache_dir=folder))
+    except Exception as error:  # network, permission, disk: the hub raises many kinds
+        raise ModelError(
+            f"could not download {entry.file} of {entry.repo}: {error}. With a network, try again; or put the file on this "
+            f"machine and give its path with name={entry.name!r}."
+        ) from error
+    pin.write_text(path.parent.name)  # snapshots/COMMIT/file
+    return path

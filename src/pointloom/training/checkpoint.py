@@ -1,0 +1,41 @@
+"""Checkpoints of a run: written beside and renamed, the newest two kept, a corrupt one passed over."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pointloom.errors import PointloomWarning
+
+KEPT = 2
+
+
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write the state of a run after `step` steps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"step_{step:08d}.pt"
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    torch.save(state, unfinished)
+    unfinished.replace(path)
+    for old in sorted(folder.glob("step_*.pt"))[:-KEPT]:
+        old.unlink()
+    return path
+
+
+def load_newest(folder: Path) -> dict[str, Any] | None:
+    """Return the newest state that can be read, or None when there is none."""
+    for path in sorted(folder.glob("step_*.pt"), reverse=True):
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            return state
+        except Exception as error:  # whatever a half-written file makes the reader raise
+            warnings.warn(
+                f"{path} cannot be read ({type(error).__name__}); going on from the one before.",
+                PointloomWarning,
+                stacklevel=2,
+            )
+    return None

@@ -1,0 +1,81 @@
+"""The matching loss: features of a point in one frame must find the same point in another frame.
+
+Two parts: a softmax over all cells of the second frame (which cell), and the soft mean of the similarities in a small
+window around the truth (where in the cell). It makes features discriminative in minutes, where the loss of a tracker
+alone takes hours, and stays on while everything is trained together.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pointloom.models.base import FrameFeatures
+from pointloom.models.cotracker3 import CoTracker3
+from pointloom.models.layers import sample_patches
+
+START_TEMPERATURE = 15.0
+WINDOW_RADIUS = 3  # cells
+SOFT_MEAN_PX = 0.25  # where the error of the soft mean turns from squared to absolute
+
+
+class MatchingLoss(nn.Module):
+    """Matching on the stride-4 map and, if there is one, placing on the finer map. The temperatures are learned."""
+
+    def __init__(self, model: CoTracker3) -> None:
+        super().__init__()
+        self.fine = model.config.fine_channels > 0
+        self.stride = model.config.stride
+        self.log_temperatures = nn.Parameter(torch.full((1 + self.fine,), math.log(START_TEMPERATURE)))
+
+    def forward(
+        self, features: FrameFeatures, first: Float[Tensor, "B K 2"], second: Float[Tensor, "B K 2"]
+    ) -> dict[str, Tensor]:
+        """Return the losses of points at `first` in frame 0 and at `second` in frame 1 (pixels of the input)."""
+        coarse = features.maps[1 if self.fine else 0]
+        temperature = self.log_temperatures.exp()
+        losses = {
+            "match": self._which_cell(coarse, first / self.stride, second / self.stride, temperature[0]),
+            "place": self._where(coarse, first / self.stride, second / self.stride, temperature[0]) * self.stride,
+        }
+        if self.fine:
+            cell = self.stride / 2
+            losses["place_fine"] = self._where(features.maps[0], first / cell, second / cell, temperature[1]) * cell
+        return losses
+
+    @staticmethod
+    def _points(maps: Float[Tensor, "B 2 h w C"], first: Float[Tensor, "B K 2"]) -> Float[Tensor, "B K C"]:
+        return sample_patches(maps, torch.zeros_like(first[..., 0], dtype=torch.long), first, 0)[:, :, 0, 0]
+
+    def _which_cell(self, maps: Tensor, first: Tensor, second: Tensor, temperature: Tensor) -> Tensor:
+        """Cross-entropy over all cells; the target is spread over the four cells around the truth."""
+        h, w = maps.shape[2:4]
+        similarity = self._points(maps, first) @ maps[:, 1].flatten(1, 2).transpose(1, 2)  # (B, K, h*w)
+        log_probability = (temperature * similarity.float()).log_softmax(-1)
+        corner = second.floor()
+        fraction = second - corner
+        loss = second.new_zeros(second.shape[:-1])
+        for dx in (0, 1):
+            for dy in (0, 1):
+                x, y = (corner[..., 0] + dx).clamp(0, w - 1).long(), (corner[..., 1] + dy).clamp(0, h - 1).long()
+                weight = (fraction[..., 0] if dx else 1 - fraction[..., 0]) * (
+                    fraction[..., 1] if dy else 1 - fraction[..., 1]
+                )
+                loss = loss - weight * log_probability.gather(-1, (y * w + x)[..., None])[..., 0]
+        return loss.mean()
+
+    def _where(self, maps: Tensor, first: Tensor, second: Tensor, temperature: Tensor) -> Tensor:
+        """Error, in cells, of the soft mean in a window that lies within two cells of the truth."""
+        centre = second + 4 * torch.rand_like(second) - 2
+        frame = torch.ones_like(second[..., 0], dtype=torch.long)
+        patch = sample_patches(maps, frame, centre, WINDOW_RADIUS).flatten(2, 3)  # (B, K, P*P, C)
+        similarity = (patch @ self._points(maps, first)[..., None])[..., 0]
+        probability = (temperature * similarity.float()).softmax(-1)
+        offset = torch.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1, device=maps.device, dtype=probability.dtype)
+        offsets = torch.cartesian_prod(offset, offset)  # x offset slow
+        error = centre + probability @ offsets - second
+        return F.smooth_l1_loss(error, torch.zeros_like(error), beta=SOFT_MEAN_PX)

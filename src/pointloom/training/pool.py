@@ -1,0 +1,68 @@
+"""A pool of generated clips on disk, so that a trainer never waits for data.
+
+One folder a clip: `frames.npy` (T, H, W, 3) uint8 and `tracks.npz`. Frames are memory-mapped, so reading two frames of a
+clip reads two frames. A folder appears under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pointloom.datasets.clip import AnnotatedClip
+from pointloom.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class ClipPool:
+    """Clips in a folder, in order of their names."""
+
+    folder: Path
+    names: tuple[str, ...]
+
+    @staticmethod
+    def open(folder: Path | str) -> ClipPool:
+        """List the complete clips of a folder."""
+        folder = Path(folder)
+        names = tuple(sorted(p.parent.name for p in folder.glob("*/tracks.npz") if not p.parent.name.startswith(".")))
+        if not names:
+            raise DatasetError(f"{folder} holds no clips. Make some with: pointloom synth layered {folder} --clips 100")
+        return ClipPool(folder, names)
+
+    def __len__(self) -> int:
+        """Return the number of clips."""
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> AnnotatedClip:
+        """Open a clip. Its frames are a memory map: index them before use."""
+        folder = self.folder / self.names[index]
+        frames = np.load(folder / "frames.npy", mmap_mode="r")
+        with np.load(folder / "tracks.npz") as tracks:
+            return AnnotatedClip(self.names[index], frames, tracks["xy"], tracks["visible"], tracks["valid"])
+
+
+def write_clip(folder: Path, clip: AnnotatedClip) -> None:
+    """Add a clip to a pool; what has its name is replaced."""
+    unfinished = folder / f".{clip.name}.{os.getpid()}"
+    unfinished.mkdir(parents=True)
+    np.save(unfinished / "frames.npy", clip.frames)
+    np.savez(unfinished / "tracks.npz", xy=clip.xy, visible=clip.visible, valid=clip.valid)
+    shutil.rmtree(folder / clip.name, ignore_errors=True)
+    unfinished.rename(folder / clip.name)
+
+
+def fill_pool(folder: Path, seeds: range, make: Callable[[int], AnnotatedClip]) -> int:
+    """Make the clips of `seeds` that the pool lacks, and return how many were made. Can be interrupted and run again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    made = 0
+    for seed in seeds:
+        if not (folder / f"{seed:08d}" / "tracks.npz").exists():
+            clip = make(seed)
+            write_clip(folder, AnnotatedClip(f"{seed:08d}", clip.frames, clip.xy, clip.visible, clip.valid))
+            made += 1
+    return made

@@ -1,0 +1,103 @@
+"""A training recipe: everything that decides what a run computes, as one frozen value read from a YAML file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+
+from pointloom.errors import MissingExtraError, OptionError
+
+
+@dataclass(frozen=True)
+class PoolShare:
+    """A pool of clips and how often it is drawn from."""
+
+    folder: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Which clips a step sees, and how they are changed."""
+
+    pools: tuple[PoolShare, ...] = ()
+    clips: int = 1  # a step and process: pairs when matching, clips when tracking
+    points: int = 64  # of each
+    frames: tuple[int, int] = (16, 24)  # shortest and longest clip when tracking
+    warped: float = 0.5  # share of pairs whose second frame is turned and zoomed; share of clips likewise, with drift
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """AdamW with a warm-up and a cosine."""
+
+    rate: float = 1e-3
+    encoder_rate: float = 1.0  # factor; 0 freezes the encoder
+    final_rate: float = 0.01  # factor at the end
+    decay: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    warmup: int = 100  # steps
+    clip: float = 1.0  # largest gradient norm
+    average: float = 0.0  # decay of the running average of the weights; 0: none
+
+
+@dataclass(frozen=True)
+class TrackingRecipe:
+    """How the refiner is trained."""
+
+    iterations: int = 3
+    jittered: float = 0.0  # share of clips that start near the truth instead of at the query
+    windowed: float = 0.5  # share of clips on which windows are unrolled
+    window: tuple[int, int] = (8, 16)
+    matching_weight: float = 0.0  # of the matching loss, kept on so that the encoder stays discriminative
+    visible: float = 0.3
+    occluded: float = 0.01
+    confidence: float = 1.0
+    visibility: float = 1.0
+    gamma: float = 0.8
+    charbonnier_px: float = 0.5
+    confidence_px: float = 6.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run."""
+
+    model: str
+    objective: Literal["matching", "tracking"]
+    steps: int
+    seed: int = 0
+    start_from: str | None = None  # weights to start from
+    processes: int = 1
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+    data: DataRecipe = field(default_factory=DataRecipe)
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    tracking: TrackingRecipe = field(default_factory=TrackingRecipe)
+    validation: str | None = None  # a pool of held-back clips
+    validation_clips: int = 24
+    validate_every: int = 500  # steps
+    checkpoint_minutes: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        if self.steps < 1 or self.processes < 1:
+            raise OptionError(f"steps and processes must be at least 1, got {self.steps} and {self.processes}.")
+        if not self.data.pools:
+            raise OptionError("the recipe names no clips: set data.pools.")
+
+
+def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe; `overrides` are like `optimizer.rate=1e-4`."""
+    try:
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+    except ImportError as error:
+        raise MissingExtraError("omegaconf", "train") from error
+    try:
+        merged = OmegaConf.merge(
+            OmegaConf.structured(Recipe), OmegaConf.load(path), OmegaConf.from_dotlist(overrides or [])
+        )
+        return cast(Recipe, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise OptionError(f"{path}: {str(error).splitlines()[0]}") from error
