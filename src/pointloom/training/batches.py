@@ -7,6 +7,7 @@ a resumed run draws what the uninterrupted one would have drawn. Positions are p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,8 +27,7 @@ ZOOM_LOG2 = 0.6  # standard deviation of its zoom
 ATTEMPTS = 20
 
 
-@dataclass(frozen=True)
-class PairBatch:
+class PairBatch(NamedTuple):
     """Pairs of frames and points that are visible in both."""
 
     frames: UInt8[Tensor, "B 2 H W 3"]
@@ -35,8 +35,7 @@ class PairBatch:
     second: Float[Tensor, "B K 2"]
 
 
-@dataclass(frozen=True)
-class TrackBatch:
+class TrackBatch(NamedTuple):
     """Clips, true tracks and queries."""
 
     frames: UInt8[Tensor, "B T H W 3"]

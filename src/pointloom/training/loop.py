@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +110,16 @@ def _train(fabric: Fabric, recipe: Recipe, run: Path) -> Path:
     save()
     weights = run / "weights.safetensors"
     if fabric.is_global_zero:
-        model.load_state_dict(average or model.state_dict())
-        save_weights(weights, model, {"recipe": run.name, "steps": str(step), "hours": f"{log.seconds / 3600:.2f}"})
+        trained = CoTracker3(config_named(recipe.model))
+        trained.load_state_dict(average or model.state_dict())
+        save_weights(weights, trained, {"recipe": run.name, "steps": str(step), "hours": f"{log.seconds / 3600:.2f}"})
     fabric.barrier()
     return weights
 
 
 def starting_model(recipe: Recipe) -> CoTracker3:
     """Make the model of a recipe: initial weights, or those it starts from (what fits of them)."""
-    model = CoTracker3(config_named(recipe.model))
+    model = CoTracker3(replace(config_named(recipe.model), resize="as_is"))  # clips are made at the size to train on
     initialise(model, recipe.seed)
     if recipe.start_from:
         other = load_model(recipe.start_from).state_dict()
@@ -179,7 +181,7 @@ def validate(
 ) -> dict[str, float]:
     """Score the (averaged) weights on held-back clips, each process its share of them."""
     assert recipe.validation is not None
-    source = Source.open(DataRecipe(pools=(PoolShare(recipe.validation),)))
+    source = Source.open(DataRecipe(pools=[PoolShare(recipe.validation)]))
     pool = source.pools[0]
     mine = range(fabric.global_rank, min(recipe.validation_clips, len(pool)), fabric.world_size)
     kept = {k: v.clone() for k, v in model.state_dict().items()} if average else None

@@ -58,15 +58,11 @@ class MatchingLoss(nn.Module):
         log_probability = (temperature * similarity.float()).log_softmax(-1)
         corner = second.floor()
         fraction = second - corner
-        loss = second.new_zeros(second.shape[:-1])
-        for dx in (0, 1):
-            for dy in (0, 1):
-                x, y = (corner[..., 0] + dx).clamp(0, w - 1).long(), (corner[..., 1] + dy).clamp(0, h - 1).long()
-                weight = (fraction[..., 0] if dx else 1 - fraction[..., 0]) * (
-                    fraction[..., 1] if dy else 1 - fraction[..., 1]
-                )
-                loss = loss - weight * log_probability.gather(-1, (y * w + x)[..., None])[..., 0]
-        return loss.mean()
+        neighbour = torch.cartesian_prod(torch.arange(2), torch.arange(2)).to(second)  # (4, 2)
+        weight = (1 - (neighbour - fraction[..., None, :]).abs()).prod(-1)  # (B, K, 4)
+        cell = corner[..., None, :] + neighbour
+        index = cell[..., 1].clamp(0, h - 1) * w + cell[..., 0].clamp(0, w - 1)
+        return -(weight * log_probability.gather(-1, index.long())).sum(-1).mean()
 
     def _where(self, maps: Tensor, first: Tensor, second: Tensor, temperature: Tensor) -> Tensor:
         """Error, in cells, of the soft mean in a window that lies within two cells of the truth."""

@@ -13,7 +13,7 @@ from pointloom.models.base import Estimate, FrameFeatures
 from pointloom.models.cotracker3 import CoTracker3
 from pointloom.tracking.windows import WindowResult, walk
 from pointloom.training.batches import PairBatch, TrackBatch
-from pointloom.training.losses import LossWeights, charbonnier, tracking_losses
+from pointloom.training.losses import LossWeights, charbonnier, from_query_on, tracking_losses
 from pointloom.training.matching import MatchingLoss
 from pointloom.training.recipe import TrackingRecipe
 
@@ -74,19 +74,22 @@ class TrackingObjective(nn.Module):
                 prior=prior,
             )
         )
-        losses = self._losses(results, batch)
+        losses = self._losses(results, batch, forwards_only=windows[0] < len(features))
         if self.recipe.matching_weight:
             matching = self._matching(features, batch)
             losses["total"] = losses["total"] + self.recipe.matching_weight * matching
             losses["matching"] = matching
         return losses
 
-    def _losses(self, results: list[WindowResult], batch: TrackBatch) -> dict[str, Tensor]:
+    def _losses(self, results: list[WindowResult], batch: TrackBatch, *, forwards_only: bool) -> dict[str, Tensor]:
+        counted = batch.valid
+        if forwards_only:
+            counted = counted & from_query_on(batch.queries, counted.shape[1])
         return tracking_losses(
             results,
             xy=batch.xy,
             visible=batch.visible,
-            valid=batch.valid,
+            valid=counted,
             weights=self.weights,
             penalty=lambda d: charbonnier(d, self.recipe.charbonnier_px),
         )

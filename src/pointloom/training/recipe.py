@@ -21,7 +21,7 @@ class PoolShare:
 class DataRecipe:
     """Which clips a step sees, and how they are changed."""
 
-    pools: tuple[PoolShare, ...] = ()
+    pools: list[PoolShare] = field(default_factory=list)
     clips: int = 1  # a step and process: pairs when matching, clips when tracking
     points: int = 64  # of each
     frames: tuple[int, int] = (16, 24)  # shortest and longest clip when tracking

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
 
+from pointloom.evaluation.metrics import evaluated_frames, tapvid, to_evaluation
 from pointloom.models.base import Model
 from pointloom.models.layers import sample_patches
 from pointloom.tracking.windows import walk
@@ -16,8 +16,6 @@ from pointloom.training.pool import ClipPool
 
 POINTS = 64
 GAPS = (2, 8, 20)
-THRESHOLDS_PX = (1, 2, 4, 8, 16)
-SCORED_AT = 256  # pixels of the square on which thresholds count, as in TAP-Vid
 SEEN = 0.5  # visibility times confidence
 
 
@@ -30,7 +28,7 @@ def validate_matching(objective: MatchingObjective, pool: ClipPool, clips: Itera
         rng = np.random.default_rng(index)
         for gap in GAPS:
             gap = min(gap, len(clip.frames) - 1)
-            both = np.flatnonzero(clip.visible[:, 0] & clip.visible[:, gap])[:]
+            both = np.flatnonzero(clip.visible[:, 0] & clip.visible[:, gap])
             if not len(both):
                 continue
             chosen = rng.choice(both, min(POINTS, len(both)), replace=False)
@@ -81,6 +79,14 @@ def validate_tracking(model: Model, pool: ClipPool, clips: Iterable[int]) -> dic
             part = done.result.frames(0, taken.stop - taken.start)
             found[:, taken] = part.xy[0].transpose(0, 1).numpy()
             seen[:, taken] = (part.visibility * part.confidence)[0].T.numpy() > SEEN
-        rows.append(score(found, seen, xy, visible, frame, clip.size))
-    means = {key: float(np.nanmean([row[key] for row in rows])) for key in rows[0]}
+        rows.append(
+            tapvid(
+                to_evaluation(found, clip.size),
+                to_evaluation(xy, clip.size),
+                predicted_visible=seen,
+                visible=visible,
+                evaluated=evaluated_frames(frame, len(clip.frames), mode="first", valid=clip.valid[chosen]),
+            )
+        )
+    means = {key: float(np.nanmean([row[key] for row in rows])) for key in ("aj", "delta_avg", "oa", "delta_1", "delta_16")}
     return means | {"score": means["aj"]}

@@ -1,0 +1,277 @@
+"""What layers are covered with: photos, repeated patterns, weak gradients and sharp graphics.
+
+Real scenes hold more than photo-like texture. Boards of chess squares or tags, facades, lines of text and rows of dots
+look the same every few pixels, so that only the order of things tells which corner is which; smooth surfaces have hardly
+anything to hold on to. A tracker that has not met them guesses. A `TextureBank` holds the photos; the rest is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from pointloom.errors import DatasetError, OptionError
+
+Image = UInt8[np.ndarray, "height width 3"]
+
+LONGEST_SIDE = 576  # photos are shrunk to this once; frames of 256 pixels need no more
+SHORTEST_SIDE = 16
+SUFFIXES = (".jpg", ".jpeg", ".png")
+PATTERN_SHARE = 0.2  # of layers that show a repeated pattern
+WEAK_SHARE = 0.06  # of layers with hardly any texture
+GRAPHIC_SHARE = 0.06  # of layers with a few sharp shapes
+SHADED_SHARE = 0.5  # of patterns whose brightness changes slowly across them
+WORDS = "THE point of a LOOM is that every thread stays where it was put 0123456789 & then, some 47% MORE!".split()
+FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_PLAIN)
+
+
+class TextureBank:
+    """Photos to cover layers with.
+
+        bank = TextureBank.from_folder("photos")     # jpg and png
+        bank = TextureBank(frames_of_a_video)        # RGB arrays of any size
+        bank = TextureBank.procedural(seed=0)        # nothing at hand: drawn ones
+
+    Photos are shrunk once, to at most 576 pixels on the longer side. The order of the photos counts: the same photos in
+    another order give other clips for the same seed.
+    """
+
+    def __init__(self, photos: Sequence[Image]) -> None:
+        if len(photos) == 0:
+            raise OptionError("A texture bank needs at least one photo, got none. Use TextureBank.procedural().")
+        self.photos: tuple[Image, ...] = tuple(_shrink(_checked(photo, i)) for i, photo in enumerate(photos))
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> TextureBank:
+        """All jpg and png files of a folder, in the order of their names."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise DatasetError(f"The folder of photos {folder} does not exist. Give a folder with jpg or png files.")
+        photos = []
+        for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
+            image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+            if image is None:
+                raise DatasetError(f"The photo {path} cannot be decoded. Remove it or save it again as jpg or png.")
+            photos.append(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+        if not photos:
+            raise DatasetError(f"The folder {folder} holds no jpg or png file. Give a folder with photos.")
+        return cls(photos)
+
+    @classmethod
+    def procedural(cls, seed: int = 0, count: int = 16) -> TextureBank:
+        """Drawn textures with detail at every scale, for use without any photo."""
+        rng = np.random.default_rng(seed)
+        return cls([_procedural_photo(rng, 384, 288) for _ in range(count)])
+
+    def pick(self, rng: np.random.Generator) -> Image:
+        """One of the photos."""
+        return self.photos[int(rng.integers(len(self.photos)))]
+
+
+def random_texture(rng: np.random.Generator, photo: Image, width: int, height: int, *, coverage: float) -> Image:
+    """A texture of the given size: mostly a cut-out of `photo`, else a pattern, a gradient or a graphic.
+
+    `coverage` is the side of the cut-out in photo pixels for one pixel of texture; it is lowered where the photo is
+    too small, but a cut-out is never enlarged by more than the photo's shorter side asks for.
+    """
+    kind = rng.random()
+    if kind < PATTERN_SHARE:
+        return random_pattern(rng, width, height)
+    if kind < PATTERN_SHARE + WEAK_SHARE:
+        return _gradient(rng, width, height)
+    if kind < PATTERN_SHARE + WEAK_SHARE + GRAPHIC_SHARE:
+        return _graphic(rng, width, height)
+    return cut_out(rng, photo, width, height, coverage=coverage)
+
+
+def cut_out(rng: np.random.Generator, photo: Image, width: int, height: int, *, coverage: float) -> Image:
+    """A random part of a photo, shrunk to the given size."""
+    photo_height, photo_width = photo.shape[:2]
+    coverage = min(coverage, photo_width / width, photo_height / height)
+    part_width, part_height = max(1, round(width * coverage)), max(1, round(height * coverage))
+    left = int(rng.integers(photo_width - part_width + 1))
+    top = int(rng.integers(photo_height - part_height + 1))
+    part = photo[top : top + part_height, left : left + part_width]
+    if rng.random() < 0.5:
+        part = part[:, ::-1]
+    return resize(part, width, height)
+
+
+def resize(image: Image, width: int, height: int) -> Image:
+    """Resize without aliasing: by area when shrinking, bilinear when enlarging."""
+    shrinks = width < image.shape[1] or height < image.shape[0]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=method))
+
+
+def random_pattern(rng: np.random.Generator, width: int, height: int) -> Image:
+    """One of the repeated patterns, in random colours and size."""
+    pattern = _PATTERNS[int(rng.integers(len(_PATTERNS)))]
+    cell = int(np.clip(round(min(width, height) / rng.uniform(2.5, 9)), 4, 40))
+    image = pattern(rng, width, height, cell)
+    if rng.random() < SHADED_SHARE:
+        shade = _upsampled(rng.uniform(140, 255, (2, 3)), width, height)
+        image = cv2.multiply(image, cv2.cvtColor(shade, cv2.COLOR_GRAY2RGB), scale=1 / 255)
+    return image
+
+
+def _two_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A dark and a light colour in random order; black and white in a third of the cases."""
+    if rng.random() < 1 / 3:
+        dark, light = np.full(3, 15.0), np.full(3, 240.0)
+    else:
+        dark, light = rng.uniform(0, 110, 3), rng.uniform(140, 255, 3)
+    return (dark, light) if rng.random() < 0.5 else (light, dark)
+
+
+def _plain(colour: np.ndarray, width: int, height: int) -> Image:
+    return np.full((height, width, 3), np.round(colour).astype(np.uint8), np.uint8)
+
+
+def _chessboard(rng: np.random.Generator, width: int, height: int, cell: int) -> Image:
+    first, second = _two_colours(rng)
+    odd = (np.arange(height)[:, None] // cell + np.arange(width) // cell) % 2
+    return np.where(odd[..., None] == 0, first, second).astype(np.uint8)
+
+
+def _tag_board(rng: np.random.Generator, width: int, height: int, cell: int) -> Image:
+    """Square tags with a white border, as used for calibration and pose."""
+    cell = max(cell, 12)
+    names = (cv2.aruco.DICT_4X4_50, cv2.aruco.DICT_5X5_50, cv2.aruco.DICT_6X6_50)
+    dictionary = cv2.aruco.getPredefinedDictionary(names[int(rng.integers(len(names)))])
+    image = np.full((height, width), 255, np.uint8)
+    tag = max(8, round(cell * 0.8))
+    same = rng.random() < 0.2
+    number = int(rng.integers(50))
+    for top in range(cell // 8, height - tag + 1, cell):
+        for left in range(cell // 8, width - tag + 1, cell):
+            number = number if same else (number + 1) % 50
+            image[top : top + tag, left : left + tag] = cv2.aruco.generateImageMarker(dictionary, number, tag)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2RGB))
+
+
+def _bricks(rng: np.random.Generator, width: int, height: int, cell: int) -> Image:
+    mortar, brick = _two_colours(rng)
+    image = _plain(mortar, width, height)
+    long, gap, spread = 2 * cell, max(1, cell // 8), rng.uniform(0, 20)
+    for row, top in enumerate(range(0, height, cell)):
+        for left in range(-(row % 2) * cell, width, long):
+            colour = np.clip(brick + rng.normal(0, spread), 0, 255)
+            right, bottom = left + long - gap - 1, top + cell - gap - 1
+            cv2.rectangle(image, (left, top), (right, bottom), colour.tolist(), cv2.FILLED)
+    return image
+
+
+def _facade(rng: np.random.Generator, width: int, height: int, cell: int) -> Image:
+    """Rows of equal windows with a frame and a cross bar."""
+    wall, glass = _two_colours(rng)
+    image = _plain(wall, width, height)
+    cell = max(cell, 8)
+    wide, high, spread = round(cell * rng.uniform(0.45, 0.75)), round(cell * rng.uniform(0.5, 0.8)), rng.uniform(0, 40)
+    for top in range(cell // 6, height, cell):
+        for left in range(cell // 6, width, cell):
+            colour = np.clip(glass + rng.normal(0, spread), 0, 255)
+            cv2.rectangle(image, (left, top), (left + wide, top + high), colour.tolist(), cv2.FILLED)
+            middle = left + wide // 2
+            cv2.line(image, (middle, top), (middle, top + high), wall.tolist(), 1)
+    return image
+
+
+def _text(rng: np.random.Generator, width: int, height: int, cell: int) -> Image:
+    paper, ink = _two_colours(rng)
+    image = _plain(paper, width, height)
+    font = FONTS[int(rng.integers(len(FONTS)))]
+    line = int(np.clip(cell, 9, 30))
+    size = line / (22.0 if font == cv2.FONT_HERSHEY_PLAIN else 38.0) * 1.1
+    for baseline in range(line - 2, height + line, line):
+        words = " ".join(rng.permutation(WORDS)[: 2 + width // (line * 2)])
+        place = (int(rng.integers(-line, line)), baseline)
+        cv2.putText(image, words, place, font, size, ink.tolist(), 1 + line // 18, cv2.LINE_AA)
+    return image
+
+
+def _dots(rng: np.random.Generator, width: int, height: int, cell: int) -> Image:
+    ground, dot = _two_colours(rng)
+    image = _plain(ground, width, height)
+    radius, staggered = max(1, round(cell * rng.uniform(0.2, 0.4))), rng.random() < 0.5
+    for row, y in enumerate(range(cell // 2, height + cell, cell)):
+        for x in range(cell // 2 - (cell // 2 if staggered and row % 2 else 0), width + cell, cell):
+            cv2.circle(image, (x, y), radius, dot.tolist(), cv2.FILLED, cv2.LINE_AA)
+    return image
+
+
+_PATTERNS: tuple[Callable[[np.random.Generator, int, int, int], Image], ...] = (
+    _chessboard,
+    _tag_board,
+    _bricks,
+    _facade,
+    _text,
+    _dots,
+)
+
+
+def _upsampled(coarse: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A few random values as a smooth image."""
+    smooth = cv2.resize(coarse.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(np.clip(smooth, 0, 255).astype(np.uint8))
+
+
+def _gradient(rng: np.random.Generator, width: int, height: int) -> Image:
+    """Smooth colours with a little grain."""
+    colour, contrast = rng.uniform(30, 225, 3), rng.uniform(10, 60)
+    return _upsampled(colour + rng.normal(0, contrast, (3, 4, 3)), width, height)
+
+
+def _graphic(rng: np.random.Generator, width: int, height: int) -> Image:
+    """Plain ground with a few overlapping shapes in strong colours."""
+    image = _plain(rng.uniform(0, 255, 3), width, height)
+    for _ in range(int(rng.integers(4, 14))):
+        colour = rng.uniform(0, 255, 3).tolist()
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        reach = max(2, int(min(width, height) * rng.uniform(0.05, 0.4)))
+        if rng.random() < 0.5:
+            cv2.circle(image, (x, y), reach, colour, cv2.FILLED, cv2.LINE_AA)
+        else:
+            corners = np.array([x, y]) + rng.integers(-reach, reach + 1, (int(rng.integers(3, 6)), 2))
+            cv2.fillPoly(image, [corners.astype(np.int32)], colour, cv2.LINE_AA)
+    return image
+
+
+def _procedural_photo(rng: np.random.Generator, width: int, height: int) -> Image:
+    """Coloured noise of every scale, with shapes in front."""
+    image = np.zeros((height, width, 3), np.float32)
+    for octave in range(7):
+        cells = 3 * 2**octave
+        coarse = rng.normal(0, 1 / (1.45**octave), (max(2, cells * height // width), cells, 3)).astype(np.float32)
+        image += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    image = 128 + image * (50 / image.std())
+    photo = np.clip(image, 0, 255).astype(np.uint8)
+    for _ in range(int(rng.integers(5, 40))):
+        center, reach = rng.integers((width, height)), rng.uniform(5, 60)
+        corners = center + rng.uniform(-reach, reach, (int(rng.integers(3, 7)), 2))
+        colour = rng.uniform(0, 255, 3)
+        stencil = np.zeros((height, width), np.uint8)
+        cv2.fillPoly(stencil, [corners.astype(np.int32)], 255, cv2.LINE_AA)
+        blend = stencil[..., None] / 255 * rng.uniform(0.3, 0.9)
+        photo = (photo * (1 - blend) + colour * blend).astype(np.uint8)
+    return photo
+
+
+def _checked(photo: Image, index: int) -> Image:
+    if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
+        raise OptionError(
+            f"Photo {index} has shape {photo.shape} and type {photo.dtype}. Give RGB images of (height, width, 3), uint8."
+        )
+    if min(photo.shape[:2]) < SHORTEST_SIDE:
+        raise OptionError(f"Photo {index} has shape {photo.shape}. Its sides must be at least {SHORTEST_SIDE} pixels.")
+    return photo
+
+
+def _shrink(photo: Image) -> Image:
+    height, width = photo.shape[:2]
+    factor = LONGEST_SIDE / max(height, width)
+    return resize(photo, max(1, round(width * factor)), max(1, round(height * factor))) if factor < 1 else photo
