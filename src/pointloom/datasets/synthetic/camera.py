@@ -91,7 +91,9 @@ def random_look(rng: np.random.Generator, frames: int, size: tuple[int, int], *,
 def _tone(rng: np.random.Generator, frames: int, wear: float) -> UInt8[np.ndarray, "T 256 3"]:
     """Exposure, gamma and white balance: a fixed part and, in half of the clips, one that changes slowly."""
     changing = wear if rng.random() < 0.5 else 0.0
-    exposure = np.exp(rng.normal(0, 0.15 * wear) + swing(rng, frames, 0.35 * changing) + wave(rng, frames, 0.05 * changing))
+    exposure = np.exp(
+        rng.normal(0, 0.15 * wear) + swing(rng, frames, 0.35 * changing) + wave(rng, frames, 0.05 * changing)
+    )
     gamma = np.exp(rng.normal(0, 0.15 * wear) + swing(rng, frames, 0.2 * changing))
     balance = np.exp(rng.normal(0, 0.06 * wear, 3))
     drift = rng.normal(0, 0.08 * changing, 3) * swing(rng, frames, 1.0)[:, None]  # (T, 3)

@@ -13,8 +13,10 @@ needs. The way from `p` to `y` inverts `q + d_t(q) = p` by fixed-point iteration
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -27,7 +29,7 @@ COVERED = 128  # from this opacity on, a pixel belongs to the layer
 PYRAMID_LEVELS = 3
 SMALLEST_LEVEL = 8  # sides below this are not halved again
 FRONT_DEPTH = 0.05  # third homogeneous coordinate from which on a point counts as before the eye
-LONGEST_BLUR = 24.0  # pixels
+SHORTEST_BLUR, LONGEST_BLUR = 1.0, 24.0  # pixels
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,26 @@ class Ripple:
         return self.amplitude * np.sin(phase.astype(np.float32)).astype(q.dtype)
 
 
+class Patch(NamedTuple):
+    """What of a sheet is seen in one frame.
+
+    colours  RGB, or premultiplied RGB and opacity, with motion blur
+    covered  pixels that belong to the sheet, without motion blur
+    box      rows and columns of the canvas that the patch fills
+    """
+
+    colours: UInt8[np.ndarray, "h w channels"]
+    covered: Bool[np.ndarray, "h w"]
+    box: tuple[slice, slice]
+
+
 @dataclass(frozen=True)
 class Layer:
     """A sheet with its motion.
 
     texture   RGB, or RGB with opacity (not premultiplied: `sheet_pyramid` does that once)
     to_frame  homographies from pixels of the texture to pixels of the frame
+    gain      brightness of the sheet in each frame
     view      (width, height) of the frame
     ripple    None for a stiff sheet
     endless   beyond its border the sheet goes on as its own mirror image
@@ -62,6 +78,7 @@ class Layer:
 
     texture: UInt8[np.ndarray, "height width channels"]
     to_frame: Homographies
+    gain: Float[np.ndarray, " T"]
     view: tuple[int, int]
     ripple: Ripple | None = None
     endless: bool = False
@@ -72,12 +89,19 @@ class Layer:
         return np.linalg.inv(self.to_frame)
 
     @cached_property
+    def opaque(self) -> bool:
+        """Whether the sheet hides anything; shadows and lights do not."""
+        return self.endless or int(self.texture[..., 3].max()) >= COVERED
+
+    @cached_property
     def pyramid(self) -> list[UInt8[np.ndarray, "height width channels"]]:
         """The texture, premultiplied with its opacity, at half, quarter ... size."""
         level = self.texture
         if not self.endless:
             opaque = cv2.cvtColor(level[..., 3], cv2.COLOR_GRAY2RGB)
-            level = np.dstack([cv2.multiply(np.ascontiguousarray(level[..., :3]), opaque, scale=1 / 255), level[..., 3]])
+            level = np.dstack(
+                [cv2.multiply(np.ascontiguousarray(level[..., :3]), opaque, scale=1 / 255), level[..., 3]]
+            )
         levels = [level]
         while len(levels) < PYRAMID_LEVELS and min(level.shape[:2]) >= 2 * SMALLEST_LEVEL:
             level = cv2.resize(level, (level.shape[1] // 2, level.shape[0] // 2), interpolation=cv2.INTER_AREA)
@@ -158,53 +182,52 @@ class Layer:
         covered[point, t] = opacity[0] >= COVERED
         return covered
 
-    def patch(
-        self, t: int, zoom: float, size: tuple[int, int], shutter: float
-    ) -> tuple[UInt8[np.ndarray, "h w channels"], UInt8[np.ndarray, "h w"] | None, tuple[slice, slice]] | None:
-        """The sheet as it looks in frame `t`, enlarged by `zoom`, cut to its box in a canvas of `size`.
+    def patch(self, t: int, canvas: tuple[int, int], shutter: float) -> Patch | None:
+        """The sheet as it looks in frame `t`, drawn on a canvas of the given size (width, height).
 
-        Returns the premultiplied colours (blurred along the motion while the shutter is open, a share of a frame), the
-        sharp opacity and the box; None where the sheet is out of sight.
+        The canvas shows the whole frame, in any resolution. Colours are blurred along the motion while the shutter is
+        open (a share of the time of a frame). None where the sheet is out of sight.
         """
-        canvas = enlarging(zoom)
-        kernel = self._blur_kernel(t, zoom, shutter)
+        to_canvas = enlarging(self.view, canvas)
+        blur = self.velocity[t] * shutter * canvas[0] / self.view[0]
+        kernel = line_kernel(blur) if np.hypot(*blur) >= SHORTEST_BLUR else None
         margin = kernel.shape[0] // 2 if kernel is not None else 0
-        if self.endless:
-            left, top, right, bottom = 0, 0, *size
-        else:
+        left, top, right, bottom = 0, 0, *canvas
+        if not self.endless:
             if not self.present[t]:
                 return None
-            image = self.corners[t] @ canvas.T
+            image = self.corners[t] @ to_canvas.T
             image = image[:, :2] / image[:, 2:]
-            left, top = (np.floor(image.min(axis=0)).astype(int) - margin).tolist()
-            right, bottom = (np.ceil(image.max(axis=0)).astype(int) + 1 + margin).tolist()
-            left, top, right, bottom = max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1])
+            low = np.floor(image.min(axis=0)).astype(int) - margin
+            high = np.ceil(image.max(axis=0)).astype(int) + 1 + margin
+            left, top = np.maximum(low, 0).tolist()
+            right, bottom = np.minimum(high, canvas).tolist()
             if left >= right or top >= bottom:
                 return None
         # The box is drawn with a margin, also beyond the canvas, so that the blur finds what moves in from there.
-        drawn = self._warp(t, canvas, (left - margin, top - margin, right + margin, bottom + margin))
-        inside = (slice(margin, margin + bottom - top), slice(margin, margin + right - left))
-        opacity = None if self.endless else drawn[..., 3][inside]
+        drawn = self._warp(t, to_canvas, (left - margin, top - margin, right + margin, bottom + margin))
+        unblurred = (slice(margin, margin + bottom - top), slice(margin, margin + right - left))
+        sharp = drawn[unblurred]
         if kernel is not None:
             drawn = cv2.filter2D(drawn, -1, kernel, borderType=cv2.BORDER_REPLICATE)
-        return drawn[inside], opacity, (slice(top, bottom), slice(left, right))
+        return Patch(drawn[unblurred], sharp[..., -1] >= COVERED, (slice(top, bottom), slice(left, right)))
 
-    def _warp(self, t: int, canvas: Float[np.ndarray, "3 3"], box: tuple[int, int, int, int]) -> np.ndarray:
+    def _warp(self, t: int, to_canvas: Float[np.ndarray, "3 3"], box: tuple[int, int, int, int]) -> np.ndarray:
         left, top, right, bottom = box
-        back = self.to_sheet[t] @ np.linalg.inv(canvas) @ np.array([[1.0, 0, left], [0, 1, top], [0, 0, 1]])
-        source = self.pyramid[self._level(t, canvas[0, 0])]
-        shrink = _level_map(source.shape, self.texture.shape)
+        back = self.to_sheet[t] @ np.linalg.inv(to_canvas) @ np.array([[1.0, 0, left], [0, 1, top], [0, 0, 1]])
+        source = self.pyramid[self._level(t, to_canvas[0, 0])]
+        to_level = enlarging(self.texture.shape[1::-1], source.shape[1::-1])
         border = cv2.BORDER_REFLECT if self.endless else cv2.BORDER_CONSTANT
-        box_size = (right - left, bottom - top)
+        size = (right - left, bottom - top)
         if self.ripple is None:
             flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-            return np.asarray(cv2.warpPerspective(source, shrink @ back, box_size, flags=flags, borderMode=border))
-        x, y = np.arange(box_size[0], dtype=np.float32), np.arange(box_size[1], dtype=np.float32)[:, None]
+            return np.asarray(cv2.warpPerspective(source, to_level @ back, size, flags=flags, borderMode=border))
+        x, y = np.arange(size[0], dtype=np.float32), np.arange(size[1], dtype=np.float32)[:, None]
         back = back.astype(np.float32)
         lifted = [back[i, 0] * x + (back[i, 1] * y + back[i, 2]) for i in range(3)]
         q = np.stack([lifted[0] / lifted[2], lifted[1] / lifted[2]], axis=-1)  # (h, w, 2)
         p = q + self.ripple.displacement(q, t)
-        p = p * np.float32([shrink[0, 0], shrink[1, 1]]) + np.float32([shrink[0, 2], shrink[1, 2]])
+        p = p * np.float32([to_level[0, 0], to_level[1, 1]]) + np.float32([to_level[0, 2], to_level[1, 2]])
         return np.asarray(cv2.remap(source, p.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=border))
 
     def _level(self, t: int, zoom: float) -> int:
@@ -232,12 +255,7 @@ def line_kernel(length: Float[np.ndarray, " 2"]) -> Float[np.ndarray, "k k"]:
     return kernel[:-1, :-1] / samples
 
 
-def enlarging(zoom: float) -> Float[np.ndarray, "3 3"]:
-    """Pixels of a frame -> pixels of the same frame drawn `zoom` times as large; the corners of the frame stay."""
-    return np.array([[zoom, 0, (zoom - 1) / 2], [0, zoom, (zoom - 1) / 2], [0, 0, 1]])
-
-
-def _level_map(level: tuple[int, ...], full: tuple[int, ...]) -> Float[np.ndarray, "3 3"]:
-    """Pixels of a texture -> pixels of one level of its pyramid; the corners of the image stay."""
-    x, y = level[1] / full[1], level[0] / full[0]
+def enlarging(old: Sequence[int], new: Sequence[int]) -> Float[np.ndarray, "3 3"]:
+    """Pixels of an image of size `old` -> pixels of the same image resized to `new`; the corners of the image stay."""
+    x, y = new[0] / old[0], new[1] / old[1]
     return np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
