@@ -46,7 +46,6 @@ def train(recipe: Recipe, run: Path) -> Path:
         accelerator="auto",
         devices=recipe.processes,
         strategy="ddp" if recipe.processes > 1 else "auto",
-        precision=recipe.precision,
     )
     fabric.launch()
     return _train(fabric, recipe, run)
@@ -86,7 +85,9 @@ def _train(fabric: Fabric, recipe: Recipe, run: Path) -> Path:
             group["lr"] = group["factor"] * learning_rate(recipe.optimizer, step, recipe.steps)
         with log.waiting():
             arguments = draw_arguments(source, recipe, rng, step)
-        losses = wrapped(*arguments)
+        # not Fabric's mixed precision: it rounds the inputs too, and bfloat16 positions are off by a pixel
+        with torch.autocast(fabric.device.type, torch.bfloat16, enabled=recipe.precision == "bf16-mixed"):
+            losses = wrapped(*arguments)
         fabric.backward(losses["total"])
         norm = fabric.clip_gradients(wrapped, wrapped_optimizer, max_norm=recipe.optimizer.clip, error_if_nonfinite=False)
         if norm is not None and torch.isfinite(norm):
