@@ -131,7 +131,7 @@ def _track_loss(
     difference: Float[Tensor, "M B T N 2"], counted: Bool[Tensor, "B T N"], penalty: Penalty, gamma: float
 ) -> Float[Tensor, ""]:
     cost = penalty(difference.where(counted[..., None], 0.0)).mean(-1)  # (M, B, T, N)
-    of_iterations = cost.sum(dim=(1, 2, 3)) / (counted.sum() + COUNT_FLOOR)
+    of_iterations = cost.sum(dim=(1, 2, 3)) / (counted.sum().to(cost.dtype) + COUNT_FLOOR)
     M = len(of_iterations)
     weight = gamma ** torch.arange(M - 1, -1, -1, device=cost.device, dtype=cost.dtype)
     return (weight * of_iterations).mean()
