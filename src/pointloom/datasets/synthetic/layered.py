@@ -22,7 +22,8 @@ from jaxtyping import Bool, Float, Int, UInt8
 
 from pointloom.datasets.clip import AnnotatedClip
 from pointloom.datasets.synthetic.camera import Look, random_look
-from pointloom.datasets.synthetic.layers import Layer, Patch, enlarging
+from pointloom.datasets.synthetic.layers import Layer, enlarging
+from pointloom.datasets.synthetic.painting import draw, put
 from pointloom.datasets.synthetic.scene import Pace, Scene, random_scene
 from pointloom.datasets.synthetic.textures import TextureBank
 from pointloom.errors import OptionError
@@ -100,29 +101,13 @@ def render(
     owners = {
         int(t): np.zeros(canvas_size[::-1], np.int16) for t in rng.choice(T, size=min(T, DRAWN_FRAMES), replace=False)
     }
-    frames = np.empty((T, view[1], view[0], 3), np.uint8)
-    for t in range(T):
-        canvas = np.empty((canvas_size[1], canvas_size[0], 3), np.uint8)
-        for index, layer in enumerate(scene.layers):
-            patch = layer.patch(t, canvas_size, scene.shutter)
-            if patch is None:
-                continue
-            _paint(canvas, patch, float(layer.gain[t]))
-            if index > 0 and t in owners:
-                owners[t][patch.box][patch.covered] = index
-        frames[t] = look.develop(canvas, t, view, rng)
-    return frames, owners
-
-
-def _paint(canvas: UInt8[np.ndarray, "h w 3"], patch: Patch, gain: float) -> None:
-    """Put a patch over what is on the canvas."""
-    colours = patch.colours
-    if colours.shape[2] == 3:
-        canvas[patch.box] = colours
-        return
-    behind = cv2.cvtColor(255 - colours[..., 3], cv2.COLOR_GRAY2RGB)
-    front = cv2.convertScaleAbs(cv2.cvtColor(colours, cv2.COLOR_RGBA2RGB), alpha=gain)
-    canvas[patch.box] = cv2.add(cv2.multiply(canvas[patch.box], behind, scale=1 / 255), front)
+    canvases = np.empty((T, canvas_size[1], canvas_size[0], 3), np.uint8)
+    for index, layer in enumerate(scene.layers):
+        for patch in draw(layer, canvas_size, scene.shutter):
+            put(canvases[patch.t], patch, float(layer.gain[patch.t]))
+            if index > 0 and patch.t in owners:
+                owners[patch.t][patch.box][patch.covered] = index
+    return np.stack([look.develop(canvas, t, view, rng) for t, canvas in enumerate(canvases)]), owners
 
 
 def draw_tracks(
@@ -164,24 +149,21 @@ def _choose_pixels(
     if not uniform.any():
         uniform = np.ones_like(uniform)
     area = np.bincount(owner.ravel())
-    weight = (uniform * (1 + (EDGE_WEIGHT - 1) * near_edge) / np.sqrt(area[owner])).ravel()
-    on_object = (owner > 0).ravel()
-    halves = []
-    for part in (on_object, ~on_object):
-        total = np.cumsum(np.where(part, weight, 0.0))
-        halves.append(total)
+    choices = []
+    for part in (owner > 0, owner == 0):
+        pixels = np.flatnonzero(uniform & part)
+        weight = (1 + (EDGE_WEIGHT - 1) * near_edge.ravel()[pixels]) / np.sqrt(area[owner.ravel()[pixels]])
+        choices.append((pixels, np.cumsum(weight)))
     counts = [count // 2, count - count // 2]
-    if halves[0][-1] == 0:
-        counts = [0, count]
-    elif halves[1][-1] == 0:
-        counts = [count, 0]
-    pixels = np.concatenate(
-        [
-            np.searchsorted(total, rng.random(n) * total[-1], side="right")
-            for total, n in zip(halves, counts, strict=True)
-        ]
-    )
-    row, column = np.divmod(pixels, owner.shape[1])
+    for empty, other in ((0, 1), (1, 0)):
+        if len(choices[empty][0]) == 0:
+            counts[empty], counts[other] = 0, count
+    drawn = [
+        pixels[np.searchsorted(total, rng.random(n) * total[-1], side="right")]
+        for (pixels, total), n in zip(choices, counts, strict=True)
+        if n > 0
+    ]
+    row, column = np.divmod(np.concatenate(drawn), owner.shape[1])
     return row, column
 
 

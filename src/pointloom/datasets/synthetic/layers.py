@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -24,12 +23,12 @@ from jaxtyping import Bool, Float, UInt8
 
 from pointloom.datasets.synthetic.motion import Homographies
 
-RIPPLE_ITERATIONS = 20  # the slope of a ripple is at most 0.4: 0.4^20 is a hundred-millionth
+RIPPLE_ITERATIONS = 12  # the slope of a ripple is at most 0.4: 0.4^12 is a hundred-thousandth
 COVERED = 128  # from this opacity on, a pixel belongs to the layer
 PYRAMID_LEVELS = 3
 SMALLEST_LEVEL = 8  # sides below this are not halved again
+SAMPLES_A_ROW = 4096
 FRONT_DEPTH = 0.05  # third homogeneous coordinate from which on a point counts as before the eye
-SHORTEST_BLUR, LONGEST_BLUR = 1.0, 24.0  # pixels
 
 
 @dataclass(frozen=True)
@@ -45,30 +44,34 @@ class Ripple:
     phases: Float[np.ndarray, " 2"]
     pace: float
 
-    def displacement(self, q: Float[np.ndarray, "*shape 2"], t: Float[np.ndarray, "*shape"] | int) -> np.ndarray:
-        """What is added to `q` to find the sheet point that lies there in frame `t`."""
-        phase = q @ self.waves.T + self.phases + self.pace * np.asarray(t, dtype=q.dtype)[..., None]
-        return self.amplitude * np.sin(phase.astype(np.float32)).astype(q.dtype)
+    def displacement(self, x: np.ndarray, y: np.ndarray, t: np.ndarray | int) -> tuple[np.ndarray, np.ndarray]:
+        """What is added to (x, y) to find the sheet point that lies there in frame `t`; in the precision of `x`."""
+        moved = []
+        for wave, phase in zip(self.waves.astype(x.dtype), self.phases, strict=True):
+            angle = wave[0] * x + wave[1] * y
+            angle += np.asarray(phase + self.pace * t, dtype=x.dtype)
+            np.sin(angle, out=angle)
+            angle *= x.dtype.type(self.amplitude)
+            moved.append(angle)
+        return moved[0], moved[1]
 
+    def bend(self, q: Float[np.ndarray, "*shape 2"], t: np.ndarray | int) -> Float[np.ndarray, "*shape 2"]:
+        """The sheet points found at `q` of the stiff sheet in frame `t`."""
+        return q + np.stack(self.displacement(q[..., 0], q[..., 1], t), axis=-1)
 
-class Patch(NamedTuple):
-    """What of a sheet is seen in one frame.
-
-    colours  RGB, or premultiplied RGB and opacity, with motion blur
-    covered  pixels that belong to the sheet, without motion blur
-    box      rows and columns of the canvas that the patch fills
-    """
-
-    colours: UInt8[np.ndarray, "h w channels"]
-    covered: Bool[np.ndarray, "h w"]
-    box: tuple[slice, slice]
+    def unbend(self, p: Float[np.ndarray, "*shape 2"], t: np.ndarray | int) -> Float[np.ndarray, "*shape 2"]:
+        """Where on the stiff sheet the sheet points `p` are found in frame `t`."""
+        q = p
+        for _ in range(RIPPLE_ITERATIONS):
+            q = p - np.stack(self.displacement(q[..., 0], q[..., 1], t), axis=-1)
+        return q
 
 
 @dataclass(frozen=True)
 class Layer:
     """A sheet with its motion.
 
-    texture   RGB, or RGB with opacity (not premultiplied: `sheet_pyramid` does that once)
+    texture   RGB, or RGB with opacity (not yet multiplied into the colours)
     to_frame  homographies from pixels of the texture to pixels of the frame
     gain      brightness of the sheet in each frame
     view      (width, height) of the frame
@@ -82,6 +85,16 @@ class Layer:
     view: tuple[int, int]
     ripple: Ripple | None = None
     endless: bool = False
+
+    @property
+    def width(self) -> int:
+        """Of the sheet, in pixels of its texture."""
+        return self.texture.shape[1]
+
+    @property
+    def height(self) -> int:
+        """Of the sheet, in pixels of its texture."""
+        return self.texture.shape[0]
 
     @cached_property
     def to_sheet(self) -> Homographies:
@@ -111,9 +124,8 @@ class Layer:
     @cached_property
     def corners(self) -> Float[np.ndarray, "T 4 3"]:
         """The four corners of the sheet, with room for ripples, in homogeneous frame coordinates."""
-        height, width = self.texture.shape[:2]
         room = 0.5 + (self.ripple.amplitude if self.ripple else 0.0)
-        left, right, top, bottom = -room, width - 1 + room, -room, height - 1 + room
+        left, right, top, bottom = -room, self.width - 1 + room, -room, self.height - 1 + room
         sheet = np.array([[left, top, 1], [right, top, 1], [right, bottom, 1], [left, bottom, 1]])
         return sheet @ self.to_frame.transpose(0, 2, 1)  # (T, 4, 3)
 
@@ -127,9 +139,8 @@ class Layer:
     @cached_property
     def focus(self) -> Float[np.ndarray, "T 2"]:
         """The sheet point to judge speed and size by: its middle, or for an endless sheet what the frame's centre shows."""
-        height, width = self.texture.shape[:2]
         if not self.endless:
-            return np.tile([(width - 1) / 2, (height - 1) / 2], (len(self.to_frame), 1))
+            return np.tile([(self.width - 1) / 2, (self.height - 1) / 2], (len(self.to_frame), 1))
         centre = (np.array(self.view) - 1) / 2
         return _project(self.to_sheet, np.tile(centre, (len(self.to_frame), 1)))
 
@@ -153,9 +164,7 @@ class Layer:
         T = len(self.to_frame)
         q = np.broadcast_to(points[:, None], (len(points), T, 2)).astype(float)  # (N, T, 2)
         if self.ripple is not None:
-            p, t = q, np.broadcast_to(np.arange(T), q.shape[:2])
-            for _ in range(RIPPLE_ITERATIONS):
-                q = p - self.ripple.displacement(q, t)
+            q = self.ripple.unbend(q, np.arange(T))
         image = np.einsum("tij,ntj->nti", self.to_frame[..., :2], q) + self.to_frame[..., 2]  # (N, T, 3)
         depth = image[..., 2:]
         return image[..., :2] / np.maximum(depth, FRONT_DEPTH), (depth[..., 0] > FRONT_DEPTH).all(axis=1)
@@ -164,7 +173,7 @@ class Layer:
         """The points of the sheet that lie at image points `xy` in frame `t`."""
         lifted = xy @ self.to_sheet[t, :, :2].T + self.to_sheet[t, :, 2]
         q = lifted[:, :2] / lifted[:, 2:]
-        return q if self.ripple is None else q + self.ripple.displacement(q, t)
+        return q if self.ripple is None else self.ripple.bend(q, t)
 
     def covers(self, xy: Float[np.ndarray, "N T 2"]) -> Bool[np.ndarray, "N T"]:
         """Whether the sheet lies over the image points `xy`, frame by frame."""
@@ -176,83 +185,24 @@ class Layer:
             return covered
         lifted = np.einsum("mij,mj->mi", self.to_sheet[t][..., :2], xy[point, t]) + self.to_sheet[t][..., 2]
         q = lifted[:, :2] / lifted[:, 2:]
-        p = q if self.ripple is None else q + self.ripple.displacement(q, t)
-        p = np.clip(p, -2, np.array(self.texture.shape[1::-1]) + 2).astype(np.float32)
-        opacity = cv2.remap(self.texture[..., 3], p[None], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-        covered[point, t] = opacity[0] >= COVERED
+        p = q if self.ripple is None else self.ripple.bend(q, t)
+        covered[point, t] = _sample(self.texture[..., 3], p) >= COVERED
         return covered
 
-    def patch(self, t: int, canvas: tuple[int, int], shutter: float) -> Patch | None:
-        """The sheet as it looks in frame `t`, drawn on a canvas of the given size (width, height).
 
-        The canvas shows the whole frame, in any resolution. Colours are blurred along the motion while the shutter is
-        open (a share of the time of a frame). None where the sheet is out of sight.
-        """
-        to_canvas = enlarging(self.view, canvas)
-        blur = self.velocity[t] * shutter * canvas[0] / self.view[0]
-        kernel = line_kernel(blur) if np.hypot(*blur) >= SHORTEST_BLUR else None
-        margin = kernel.shape[0] // 2 if kernel is not None else 0
-        left, top, right, bottom = 0, 0, *canvas
-        if not self.endless:
-            if not self.present[t]:
-                return None
-            image = self.corners[t] @ to_canvas.T
-            image = image[:, :2] / image[:, 2:]
-            low = np.floor(image.min(axis=0)).astype(int) - margin
-            high = np.ceil(image.max(axis=0)).astype(int) + 1 + margin
-            left, top = np.maximum(low, 0).tolist()
-            right, bottom = np.minimum(high, canvas).tolist()
-            if left >= right or top >= bottom:
-                return None
-        # The box is drawn with a margin, also beyond the canvas, so that the blur finds what moves in from there.
-        drawn = self._warp(t, to_canvas, (left - margin, top - margin, right + margin, bottom + margin))
-        unblurred = (slice(margin, margin + bottom - top), slice(margin, margin + right - left))
-        sharp = drawn[unblurred]
-        if kernel is not None:
-            drawn = cv2.filter2D(drawn, -1, kernel, borderType=cv2.BORDER_REPLICATE)
-        return Patch(drawn[unblurred], sharp[..., -1] >= COVERED, (slice(top, bottom), slice(left, right)))
-
-    def _warp(self, t: int, to_canvas: Float[np.ndarray, "3 3"], box: tuple[int, int, int, int]) -> np.ndarray:
-        left, top, right, bottom = box
-        back = self.to_sheet[t] @ np.linalg.inv(to_canvas) @ np.array([[1.0, 0, left], [0, 1, top], [0, 0, 1]])
-        source = self.pyramid[self._level(t, to_canvas[0, 0])]
-        to_level = enlarging(self.texture.shape[1::-1], source.shape[1::-1])
-        border = cv2.BORDER_REFLECT if self.endless else cv2.BORDER_CONSTANT
-        size = (right - left, bottom - top)
-        if self.ripple is None:
-            flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-            return np.asarray(cv2.warpPerspective(source, to_level @ back, size, flags=flags, borderMode=border))
-        x, y = np.arange(size[0], dtype=np.float32), np.arange(size[1], dtype=np.float32)[:, None]
-        back = back.astype(np.float32)
-        lifted = [back[i, 0] * x + (back[i, 1] * y + back[i, 2]) for i in range(3)]
-        q = np.stack([lifted[0] / lifted[2], lifted[1] / lifted[2]], axis=-1)  # (h, w, 2)
-        p = q + self.ripple.displacement(q, t)
-        p = p * np.float32([to_level[0, 0], to_level[1, 1]]) + np.float32([to_level[0, 2], to_level[1, 2]])
-        return np.asarray(cv2.remap(source, p.astype(np.float32), None, cv2.INTER_LINEAR, borderMode=border))
-
-    def _level(self, t: int, zoom: float) -> int:
-        """The level of the pyramid whose pixels are about as large as those of the canvas."""
-        return int(np.clip(round(-np.log2(zoom * self.magnification[t])), 0, len(self.pyramid) - 1))
+def _sample(image: UInt8[np.ndarray, "height width"], points: Float[np.ndarray, "M 2"]) -> UInt8[np.ndarray, " M"]:
+    """Values of an image between its pixels, 0 outside. In rows of points, because OpenCV limits the length of one."""
+    rows = -(-len(points) // SAMPLES_A_ROW)
+    grid = np.zeros((rows * SAMPLES_A_ROW, 2), np.float32)
+    grid[: len(points)] = np.clip(points, -2, np.array(image.shape[::-1]) + 2)
+    grid = grid.reshape(rows, SAMPLES_A_ROW, 2)
+    sampled = cv2.remap(image, grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    return np.asarray(sampled.ravel()[: len(points)])
 
 
 def _project(maps: Homographies, points: Float[np.ndarray, "T 2"]) -> Float[np.ndarray, "T 2"]:
     image = np.einsum("tij,tj->ti", maps[..., :2], points) + maps[..., 2]
     return np.asarray(image[:, :2] / np.maximum(image[:, 2:], 1e-6))
-
-
-def line_kernel(length: Float[np.ndarray, " 2"]) -> Float[np.ndarray, "k k"]:
-    """A blur along a straight line of the given extent (x, y) in pixels, centred, with sum one."""
-    length = length * min(1.0, LONGEST_BLUR / float(np.hypot(*length)))
-    reach = int(np.ceil(np.abs(length).max() / 2))
-    samples = 4 * int(np.ceil(np.hypot(*length))) + 1
-    x, y = (np.linspace(-0.5, 0.5, samples)[:, None] * length + reach).T
-    kernel = np.zeros((2 * reach + 2, 2 * reach + 2))
-    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
-    for dx in (0, 1):
-        for dy in (0, 1):
-            weight = np.abs(1 - dx - (x - left)) * np.abs(1 - dy - (y - top))
-            np.add.at(kernel, (top + dy, left + dx), weight)
-    return kernel[:-1, :-1] / samples
 
 
 def enlarging(old: Sequence[int], new: Sequence[int]) -> Float[np.ndarray, "3 3"]:

@@ -96,23 +96,22 @@ def card(
     card with a positive third coordinate are in front of the eye.
     """
     sin_x, cos_x, sin_y, cos_y = np.sin(tilt[:, 0]), np.cos(tilt[:, 0]), np.sin(tilt[:, 1]), np.cos(tilt[:, 1])
-    zero, one = np.zeros_like(angle), np.ones_like(angle)
     tilted = _matrices(
         [
-            [cos_y, sin_x * sin_y, zero],
-            [zero, cos_x, zero],
-            [-sin_y / focal, sin_x * cos_y / focal, one],
-        ]
+            [cos_y, sin_x * sin_y, 0.0],
+            [0.0, cos_x, 0.0],
+            [-sin_y / focal, sin_x * cos_y / focal, 1.0],
+        ],
+        len(angle),
     )
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    placed = _matrices([[cos, -sin, position[:, 0]], [sin, cos, position[:, 1]], [zero, zero, one]])
+    placed = _matrices([[cos, -sin, position[:, 0]], [sin, cos, position[:, 1]], [0.0, 0.0, 1.0]], len(angle))
     return placed @ tilted
 
 
 def shift(offset: PlanePath) -> Homographies:
     """Maps that move every point by `offset`."""
-    zero, one = np.zeros(len(offset)), np.ones(len(offset))
-    return _matrices([[one, zero, offset[:, 0]], [zero, one, offset[:, 1]], [zero, zero, one]])
+    return _matrices([[1.0, 0.0, offset[:, 0]], [0.0, 1.0, offset[:, 1]], [0.0, 0.0, 1.0]], len(offset))
 
 
 def local_scale(maps: Homographies) -> Path:
@@ -138,5 +137,9 @@ def _ease(times: Path, values: Path, frames: int) -> Path:
     return np.asarray(values[left] + share * (values[left + 1] - values[left]))
 
 
-def _matrices(rows: list[list[Path]]) -> Homographies:
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)  # (T, 3, 3)
+def _matrices(rows: list[list[Path | float]], frames: int) -> Homographies:
+    matrices = np.empty((frames, 3, 3))
+    for i, row in enumerate(rows):
+        for j, entry in enumerate(row):
+            matrices[:, i, j] = entry
+    return matrices

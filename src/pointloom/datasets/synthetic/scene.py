@@ -29,12 +29,18 @@ from pointloom.datasets.synthetic.motion import (
     wave,
 )
 from pointloom.datasets.synthetic.shapes import random_mask
-from pointloom.datasets.synthetic.textures import TextureBank, random_texture, resize
+from pointloom.datasets.synthetic.textures import (
+    BACKGROUND_MIX,
+    OBJECT_MIX,
+    TextureBank,
+    random_texture,
+    resize,
+)
 
 REFERENCE_WIDTH = 256  # sizes and speeds below are pixels of a frame this wide
 
 CALM_SHARE, CALM_SPEED = 0.25, 0.15  # of the cameras that move
-PAN_SPEED = 2.2  # pixels a frame at difficulty 1
+PAN_SPEED = 5.0  # pixels a frame at difficulty 1
 SHAKE_SHARE, SHAKE_PX, SHAKE_ROLL = 0.5, (0.2, 1.5), 0.004  # radians
 STRONG_TURN_SHARE = 0.35
 CAMERA_ROLL, CAMERA_ROLL_RATE = np.pi, np.radians(9)  # a clip may stand on its head
@@ -43,10 +49,10 @@ CAMERA_TILT, CAMERA_TILT_RATE = 0.22, 0.02  # radians
 QUIET = 0.06  # what is left of a turn, a zoom or a tilt where it is not a strong one
 CAMERA_FOCAL = 1.2  # widths of the frame
 
-OBJECT_SPEED = 3.0  # pixels a frame at difficulty 1
+OBJECT_SPEED = 6.0  # pixels a frame at difficulty 1
 SMALL_SHARE, SMALL_HASTE = 0.35, 1.6
 SMALL_PX, COMMON_PX = (8.0, 26.0), (28.0, 130.0)
-SWEEP_SHARE, SWEEP_PX, SWEEP_SPEED = 0.25, (100.0, 200.0), (5.0, 22.0)
+SWEEP_SHARE, SWEEP_PX, SWEEP_SPEED = 0.25, (100.0, 200.0), (8.0, 28.0)
 ANCHORED_SHARE = 0.45  # objects that stand or move on the background and follow the camera's motion
 PARKED_SHARE = 0.4  # of those that stand still there
 INDOORS_SHARE = 0.25  # of the others that bounce at the edges of the frame
@@ -190,7 +196,7 @@ def _background(
     height = width * photo.shape[0] / photo.shape[1]
     density = min(resolution * float(local_scale(camera).max()), 1.5, LARGEST_TEXTURE / max(width, height))
     size = max(SMALLEST_TEXTURE, round(width * density)), max(SMALLEST_TEXTURE, round(height * density))
-    texture = random_texture(rng, photo, *size, coverage=np.inf)
+    texture = random_texture(rng, photo, size, coverage=np.inf, mix=BACKGROUND_MIX)
     if wear > 0 and rng.random() < DEFOCUSED_SHARE:
         texture = cv2.GaussianBlur(texture, (0, 0), rng.uniform(0.5, 2.0) * wear * density)
     maps = camera @ _centred(size, size[0] / width)
@@ -294,7 +300,7 @@ def _sticker(
     rng: np.random.Generator, photo: UInt8[np.ndarray, "h w 3"], width: int, height: int
 ) -> UInt8[np.ndarray, "height width 4"]:
     """A texture cut to a random shape."""
-    texture = random_texture(rng, photo, width, height, coverage=rng.uniform(1.0, 3.5))
+    texture = random_texture(rng, photo, (width, height), coverage=rng.uniform(1.0, 3.5), mix=OBJECT_MIX)
     if rng.random() < RECOLOURED_SHARE:
         contrast, colour = rng.uniform(0.6, 1.4), rng.uniform(-40, 40, 3)
         curve = 128 + (np.arange(256)[:, None] - 128) * contrast + colour

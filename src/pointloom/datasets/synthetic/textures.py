@@ -8,6 +8,7 @@ anything to hold on to. A tracker that has not met them guesses. A `TextureBank`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -21,12 +22,25 @@ Image = UInt8[np.ndarray, "height width 3"]
 LONGEST_SIDE = 576  # photos are shrunk to this once; frames of 256 pixels need no more
 SHORTEST_SIDE = 16
 SUFFIXES = (".jpg", ".jpeg", ".png")
-PATTERN_SHARE = 0.2  # of layers that show a repeated pattern
-WEAK_SHARE = 0.06  # of layers with hardly any texture
-GRAPHIC_SHARE = 0.06  # of layers with a few sharp shapes
 SHADED_SHARE = 0.5  # of patterns whose brightness changes slowly across them
 WORDS = "THE point of a LOOM is that every thread stays where it was put 0123456789 & then, some 47% MORE!".split()
 FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_PLAIN)
+
+
+GRAIN = (2.0, 7.0)  # grey levels of the fine texture that even smooth surfaces have
+
+
+@dataclass(frozen=True)
+class TextureMix:
+    """Shares of the layers that show something else than a photo."""
+
+    pattern: float  # repeated, as boards, facades, text
+    weak: float  # hardly any texture
+    graphic: float  # a few sharp shapes
+
+
+OBJECT_MIX = TextureMix(pattern=0.2, weak=0.06, graphic=0.06)
+BACKGROUND_MIX = TextureMix(pattern=0.17, weak=0.02, graphic=0.03)
 
 
 class TextureBank:
@@ -72,20 +86,18 @@ class TextureBank:
         return self.photos[int(rng.integers(len(self.photos)))]
 
 
-def random_texture(rng: np.random.Generator, photo: Image, width: int, height: int, *, coverage: float) -> Image:
-    """A texture of the given size: mostly a cut-out of `photo`, else a pattern, a gradient or a graphic.
+def random_texture(
+    rng: np.random.Generator, photo: Image, size: tuple[int, int], *, coverage: float, mix: TextureMix
+) -> Image:
+    """A texture of the given size (width, height): mostly a cut-out of `photo`, else drawn.
 
-    `coverage` is the side of the cut-out in photo pixels for one pixel of texture; it is lowered where the photo is
-    too small, but a cut-out is never enlarged by more than the photo's shorter side asks for.
+    `coverage` is the number of photo pixels, along a side, that one pixel of texture shows; less where the photo is too
+    small for it.
     """
-    kind = rng.random()
-    if kind < PATTERN_SHARE:
-        return random_pattern(rng, width, height)
-    if kind < PATTERN_SHARE + WEAK_SHARE:
-        return _gradient(rng, width, height)
-    if kind < PATTERN_SHARE + WEAK_SHARE + GRAPHIC_SHARE:
-        return _graphic(rng, width, height)
-    return cut_out(rng, photo, width, height, coverage=coverage)
+    kinds = (_gradient, _graphic, random_pattern)
+    shares = np.cumsum([mix.weak, mix.graphic, mix.pattern])
+    kind = int(np.searchsorted(shares, rng.random(), side="right"))
+    return kinds[kind](rng, *size) if kind < len(kinds) else cut_out(rng, photo, *size, coverage=coverage)
 
 
 def cut_out(rng: np.random.Generator, photo: Image, width: int, height: int, *, coverage: float) -> Image:
@@ -133,9 +145,8 @@ def _plain(colour: np.ndarray, width: int, height: int) -> Image:
 
 
 def _chessboard(rng: np.random.Generator, width: int, height: int, cell: int) -> Image:
-    first, second = _two_colours(rng)
-    odd = (np.arange(height)[:, None] // cell + np.arange(width) // cell) % 2
-    return np.where(odd[..., None] == 0, first, second).astype(np.uint8)
+    palette = np.stack(_two_colours(rng)).astype(np.uint8)  # (2, 3)
+    return palette[(np.arange(height)[:, None] // cell + np.arange(width) // cell) % 2]
 
 
 def _tag_board(rng: np.random.Generator, width: int, height: int, cell: int) -> Image:
@@ -223,22 +234,27 @@ def _upsampled(coarse: np.ndarray, width: int, height: int) -> np.ndarray:
 def _gradient(rng: np.random.Generator, width: int, height: int) -> Image:
     """Smooth colours with a little grain."""
     colour, contrast = rng.uniform(30, 225, 3), rng.uniform(10, 60)
-    return _upsampled(colour + rng.normal(0, contrast, (3, 4, 3)), width, height)
+    return _grained(rng, _upsampled(colour + rng.normal(0, contrast, (3, 4, 3)), width, height))
 
 
 def _graphic(rng: np.random.Generator, width: int, height: int) -> Image:
-    """Plain ground with a few overlapping shapes in strong colours."""
-    image = _plain(rng.uniform(0, 255, 3), width, height)
-    for _ in range(int(rng.integers(4, 14))):
+    """Overlapping shapes in strong colours, like a poster or a package."""
+    image = _upsampled(rng.uniform(0, 255, 3) + rng.normal(0, 15, (2, 3, 3)), width, height)
+    for _ in range(int(rng.integers(8, 30))):
         colour = rng.uniform(0, 255, 3).tolist()
         x, y = int(rng.integers(width)), int(rng.integers(height))
-        reach = max(2, int(min(width, height) * rng.uniform(0.05, 0.4)))
-        if rng.random() < 0.5:
+        reach = max(2, int(min(width, height) * np.exp(rng.uniform(np.log(0.03), np.log(0.35)))))
+        if rng.random() < 0.4:
             cv2.circle(image, (x, y), reach, colour, cv2.FILLED, cv2.LINE_AA)
         else:
             corners = np.array([x, y]) + rng.integers(-reach, reach + 1, (int(rng.integers(3, 6)), 2))
             cv2.fillPoly(image, [corners.astype(np.int32)], colour, cv2.LINE_AA)
-    return image
+    return _grained(rng, image)
+
+
+def _grained(rng: np.random.Generator, image: Image) -> Image:
+    grain = rng.normal(0, rng.uniform(*GRAIN), image.shape[:2])
+    return np.asarray(cv2.add(image, np.repeat(np.rint(grain).astype(np.int16)[..., None], 3, axis=2), dtype=cv2.CV_8U))
 
 
 def _procedural_photo(rng: np.random.Generator, width: int, height: int) -> Image:
