@@ -112,16 +112,17 @@ def evaluated_frames(
     """
     time = np.arange(frames)
     start = np.round(query_frame).astype(int)[:, None]
+    evaluated: np.ndarray
     if mode == "first":
         evaluated = time > start
     elif mode == "strided":
         evaluated = time != start
     else:
         raise _unknown_mode(mode)
-    if valid is None:
-        return evaluated
-    _check_shapes(evaluated.shape, valid=valid)
-    return evaluated & valid
+    if valid is not None:
+        _check_shapes(evaluated.shape, valid=valid)
+        evaluated &= valid
+    return evaluated
 
 
 def tapvid(
@@ -314,7 +315,7 @@ def reappearances(
     stretch, longest = np.zeros(N, int), np.zeros(N, int)
     for t in range(T):
         back = valid[:, t] & visible[:, t] & (stretch > longest)
-        events += [(n, t, stretch[n]) for n in np.flatnonzero(back)]
+        events += [(int(n), t, int(stretch[n])) for n in np.flatnonzero(back)]
         longest = np.where(back, stretch, longest)
         stretch = np.where(hidden[:, t], stretch + 1, 0)
     point, frame, length = np.array(events, int).reshape(-1, 3).T
@@ -377,7 +378,7 @@ def badja(
     _check_shapes(squared.shape[1:], area=area)
     counted = evaluated & visible
     measured = counted & np.isfinite(area)
-    near = squared < BADJA_SHARE**2 * area
+    near = np.sqrt(squared) < BADJA_SHARE * np.sqrt(area)
     fine = _squared_distance(
         geometry.resize_area(predicted, size, BADJA_SIZE), geometry.resize_area(truth, size, BADJA_SIZE)
     )
@@ -465,9 +466,10 @@ def _near_outline(
     dx, dy = np.meshgrid(np.arange(-reach_x, reach_x + 1), np.arange(-reach_y, reach_y + 1))
     near = (dx * scale_x) ** 2 + (dy * scale_y) ** 2 < MASK_MARGIN_PX**2
     columns, rows = column[:, None] + dx[near], row[:, None] + dy[near]  # (N, neighbours)
-    inside = (columns >= 0) & (columns < W) & (rows >= 0) & (rows < H)
+    # a neighbour outside the frame stands for the border pixel beside it, which is nearer still and looked at anyway
     labels = mask[rows.clip(0, H - 1), columns.clip(0, W - 1)]
-    return (inside & (labels != mask[row, column][:, None])).any(axis=1)
+    differs: np.ndarray = labels != mask[row, column][:, None]
+    return np.logical_or.reduce(differs, axis=1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -481,7 +483,8 @@ def _squared_distance(
     """Squared distances in the precision of the input, as in TAP-Vid; too large becomes infinite."""
     _check_shapes(truth.shape, predicted=predicted)
     with np.errstate(over="ignore", invalid="ignore"):
-        return ((predicted - truth) ** 2).sum(axis=-1)  # type: ignore[no-any-return]
+        squared: np.ndarray = ((predicted - truth) ** 2).sum(axis=-1)
+    return squared
 
 
 def _percent(part: Any, whole: Any) -> Any:
