@@ -15,25 +15,24 @@ And two rules for resizing an image, each with its own map of coordinates:
 * `area`: the corners of the frame stay on each other (`align_corners=False`, OpenCV, Pillow); raster coordinates scale
   with new / old. TAP-Vid, TAPIR.
 
-Sizes are (width, height) everywhere in this file. Functions take NumPy arrays or torch tensors whose last axis is (x, y).
+Sizes are (width, height) in this file. Functions take NumPy arrays or torch tensors whose last axis is (x, y).
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
-Points = TypeVar("Points")  # a NumPy array or a torch tensor whose last axis is (x, y)
 Size = tuple[int, int]
 
 
-def to_raster(xy: Points) -> Points:
+def to_raster(xy: Any) -> Any:
     """Pixel centres at integers -> pixel centres at one half."""
-    return xy + 0.5  # type: ignore[operator,no-any-return]
+    return xy + 0.5
 
 
-def from_raster(xy: Points) -> Points:
+def from_raster(xy: Any) -> Any:
     """Pixel centres at one half -> pixel centres at integers."""
-    return xy - 0.5  # type: ignore[operator,no-any-return]
+    return xy - 0.5
 
 
 def aligned_scale(old: Size, new: Size) -> tuple[float, float]:

@@ -7,8 +7,8 @@ A tracker is three functions, so that what depends on the frames alone is comput
     refine(features, points, prior)  -> Estimate         where each point is in these frames
 
 Drivers (`pointloom.tracking`) decide which frames a model sees and carry the prior; they read `ModelInfo` and never ask
-which model it is. Outside a model positions are pixels of the video (integers are pixel centres); how frames are resized
-and how a model counts pixels inside stays in its own file.
+which model it is. Outside a model positions are pixels of the video (integers are pixel centres); how frames are
+resized and how a model counts pixels inside stays in its own file.
 
 Axes: B videos, T frames, N points, C channels, h w feature map.
 """
@@ -16,7 +16,7 @@ Axes: B videos, T frames, N points, C channels, h w feature map.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -194,8 +194,7 @@ class Estimate:
         """Return the same estimate with time running backwards."""
         return self._map(lambda a: a.flip(1))
 
-    def _map(self, function: object) -> Estimate:
-        assert callable(function)
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Estimate:
         return Estimate(function(self.xy), function(self.visibility_logit), function(self.confidence_logit))
 
     @staticmethod
@@ -251,9 +250,5 @@ class Model(nn.Module, ABC):
         attended: Bool[Tensor, "B T N"] | None = None,
     ) -> Estimate:
         """Return the last estimate of `iterate`."""
-        estimate = prior
-        for estimate in self.iterate(features, points, prior, iterations=iterations, attended=attended):
-            pass
-        if estimate is None:
-            return Estimate.at_queries(points.queries, len(features))
-        return estimate
+        estimates = list(self.iterate(features, points, prior, iterations=iterations, attended=attended))
+        return estimates[-1] if estimates else prior or Estimate.at_queries(points.queries, len(features))

@@ -55,8 +55,8 @@ class CoTracker3Config:
     step: int = 60  # new frames of a window
     iterations: int = 6
 
-    # what it sees: `stretch` resizes to `resolution`, corner pixel centres in place; `fit` keeps the shape and brings the
-    # short side to that of `resolution`; `as_is` takes frames of any size that the stride divides
+    # what it sees: `stretch` resizes to `resolution`, corner pixel centres in place; `fit` keeps the shape and brings
+    # the short side to that of `resolution`; `as_is` takes frames of any size that the stride divides
     resize: Literal["stretch", "fit", "as_is"] = "stretch"
     resolution: tuple[int, int] = (384, 512)  # (height, width); also the unit of the displacements in the tokens
 
@@ -92,8 +92,8 @@ class CoTracker3Config:
             raise OptionError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads}).")
         if self.space_attention and (self.virtual_tracks < 1 or self.time_depth % self.space_depth):
             raise OptionError(
-                f"space attention needs virtual tracks (got {self.virtual_tracks}) and a time depth ({self.time_depth}) "
-                f"that is a multiple of the space depth ({self.space_depth})."
+                f"space attention needs virtual tracks (got {self.virtual_tracks}) and a time depth "
+                f"({self.time_depth}) that is a multiple of the space depth ({self.space_depth})."
             )
         if self.fine_channels and self.encoder != "light":
             raise OptionError("fine_channels needs encoder='light'.")
@@ -257,7 +257,9 @@ class UpdateFormer(nn.Module):
         D, heads, ratio = config.hidden, config.heads, config.mlp_ratio
         self.space_every = config.time_depth // config.space_depth if config.space_attention else 0
         if config.virtual_tracks:
-            self.virual_tracks = nn.Parameter(torch.randn(1, config.virtual_tracks, 1, D))  # the official key, so spelled
+            self.virual_tracks = nn.Parameter(
+                torch.randn(1, config.virtual_tracks, 1, D)
+            )  # the official key, so spelled
         self.input_transform = nn.Linear(config.token_width, D)
         self.flow_head = nn.Linear(D, 2 if config.separate_heads else 4)
         if config.separate_heads:
@@ -330,7 +332,7 @@ class CoTracker3(Model):
             parameters=sum(p.numel() for p in self.parameters()),
             code_licence="Apache-2.0",
             weights_licence="unknown",
-            citation="Karaev et al., CoTracker3: Simpler and Better Point Tracking by Pseudo-Labelling Real Videos, 2024",
+            citation="Karaev et al. 2024, CoTracker3: Simpler and Better Point Tracking by Pseudo-Labelling Videos",
         )
 
     # ---- encode
@@ -478,7 +480,7 @@ class CoTracker3(Model):
 
 
 def initialise(model: CoTracker3, seed: int) -> None:
-    """Set the weights as they are before training (Kaiming for the encoder, Xavier for the transformer, small heads)."""
+    """Set the weights as before training: Kaiming for the encoder, Xavier for the transformer, small heads."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in model.fnet.modules():

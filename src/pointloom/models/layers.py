@@ -1,4 +1,4 @@
-"""Layers that several trackers share: sampling of feature maps, correlation, attention, embeddings of position and time.
+"""Layers that several trackers share: sampling of feature maps, correlation, attention, embeddings.
 
 Feature maps are channels last, (B, T, h, w, C), so that the features of one position are neighbours in memory.
 Patches have the x offset as their first axis and the y offset as their second (CoTracker3's order).
@@ -20,8 +20,8 @@ def neighbourhood(
 ) -> tuple[Float[Tensor, "B K X Y C"], Float[Tensor, "B K 2"]]:
     """Read the whole pixels around positions of a feature map, and the sub-pixel remainder of each position.
 
-    Returns (2 radius + 2)^2 feature vectors, from floor(xy) - radius to floor(xy) + radius + 1. Outside the map the edge
-    is repeated, so blending these pixels equals bilinear sampling with every coordinate clamped to the map.
+    Returns (2 radius + 2)^2 feature vectors, from floor(xy) - radius to floor(xy) + radius + 1. Outside the map the
+    edge is repeated, so blending these pixels equals bilinear sampling with every coordinate clamped to the map.
     """
     B, T, h, w, C = maps.shape
     corner = xy.detach().floor()
@@ -170,14 +170,14 @@ def unit_length(x: Float[Tensor, "*A C"]) -> Float[Tensor, "*A C"]:
 
 
 def fourier_embedding(u: Float[Tensor, "*A d"], frequencies: int) -> Float[Tensor, "*A E"]:
-    """[u, sin(2^k u_j), sin(2^k u_j + pi/2)], k slow and j fast; no factor pi on the frequencies (NeRF's, without it)."""
+    """[u, sin(2^k u_j), sin(2^k u_j + pi/2)], k slow and j fast; as in NeRF but without its factor pi."""
     scale = 2.0 ** torch.arange(frequencies, device=u.device, dtype=u.dtype)
     v = (scale[:, None] * u[..., None, :]).flatten(-2)
     return torch.cat([u, v.sin(), (v + torch.pi / 2).sin()], dim=-1)
 
 
 def time_table(rows: int, width: int) -> Float[Tensor, "1 rows width"]:
-    """Sines, then cosines, of the row number at width/2 wavelengths (Vaswani et al. 2017); made in float64, kept in float32."""
+    """Sines, then cosines, of the row number at width/2 wavelengths (Vaswani et al. 2017); kept in float32."""
     omega = 10000.0 ** -(torch.arange(width // 2, dtype=torch.float64) / (width / 2))
     angle = torch.arange(rows, dtype=torch.float64)[:, None] * omega
     return torch.cat([angle.sin(), angle.cos()], dim=1)[None].float()

@@ -5,8 +5,8 @@
     load_model("mine.safetensors")            a file of this package: its header says which model it is
     load_model("scaled_online.pth", name="cotracker3-online")   an official file that is on disk already
 
-Loading is strict: every key and shape must fit. Pickled checkpoints are read by a reader that builds tensors and nothing
-else; a file that asks for more is refused.
+Loading is strict: every key and shape must fit. Pickled checkpoints are read by a reader that builds tensors and
+nothing else; a file that asks for more is refused.
 """
 
 from __future__ import annotations
@@ -63,11 +63,19 @@ _COTRACKER = {"licence": "CC-BY-NC-4.0", "repo": "facebook/cotracker3"}
 ZOO: dict[str, ZooEntry] = {
     entry.name: entry
     for entry in (
-        ZooEntry("tiny", TINY, "small enough for a laptop's CPU, whole videos and streams", "Apache-2.0", "tiny.safetensors"),
-        ZooEntry("cotracker3-offline", OFFLINE, "sees the whole video at once", file="scaled_offline.pth", **_COTRACKER),
+        ZooEntry(
+            "tiny", TINY, "small enough for a laptop's CPU, whole videos and streams", "Apache-2.0", "tiny.safetensors"
+        ),
+        ZooEntry(
+            "cotracker3-offline", OFFLINE, "sees the whole video at once", file="scaled_offline.pth", **_COTRACKER
+        ),
         ZooEntry("cotracker3-online", ONLINE, "walks over the video, streams", file="scaled_online.pth", **_COTRACKER),
         ZooEntry(
-            "cotracker3-offline-kubric", OFFLINE, "offline, generated clips only", file="baseline_offline.pth", **_COTRACKER
+            "cotracker3-offline-kubric",
+            OFFLINE,
+            "offline, generated clips only",
+            file="baseline_offline.pth",
+            **_COTRACKER,
         ),
         ZooEntry(
             "cotracker3-online-kubric", ONLINE, "online, generated clips only", file="baseline_online.pth", **_COTRACKER
@@ -87,7 +95,9 @@ def find_entry(name: str) -> ZooEntry:
         return ZOO[name]
     near = difflib.get_close_matches(name, ZOO, n=2, cutoff=0.4)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    raise ModelError(f"no model is called {name!r}. {hint}Known: {', '.join(ZOO)}; or give a .safetensors or .pth file.")
+    raise ModelError(
+        f"no model is called {name!r}. {hint}Known: {', '.join(ZOO)}; or give a .safetensors or .pth file."
+    )
 
 
 def load_model(
@@ -147,8 +157,8 @@ def read_header(path: Path) -> dict[str, str]:
         raise ModelError(f"{path} is not a readable .safetensors file: {error}") from error
     if header.get("format") != FILE_FORMAT or header.get("family") != "cotracker3":
         raise FormatError(
-            f"{path} has format {header.get('format')!r} and family {header.get('family')!r}; this version reads format "
-            f"{FILE_FORMAT!r} of cotracker3. Was it saved by this package, and by no newer version?"
+            f"{path} has format {header.get('format')!r} and family {header.get('family')!r}; this version reads "
+            f"format {FILE_FORMAT!r} of cotracker3. Was it saved by this package, and by no newer version?"
         )
     return header
 
@@ -157,7 +167,9 @@ def _from_safetensors(path: Path) -> CoTracker3:
     if not path.is_file():
         raise ModelError(f"the weights {path.name} are missing from this installation. Reinstall the package.")
     try:
-        options = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(read_header(path)["config"]).items()}
+        options: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(read_header(path)["config"]).items()
+        }
         config = CoTracker3Config(**options)
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{path} describes a model that this version does not know: {error}") from error
@@ -185,8 +197,8 @@ def read_pickled_state(path: Path) -> dict[str, Tensor]:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnsafeFileError(
-            f"{path} asks to run code while it is read, so it was not read. Weights need no code: get the file from its "
-            f"publisher again, or have it converted to .safetensors by someone you trust."
+            f"{path} asks to run code while it is read, so it was not read. Weights need no code: get the file from "
+            f"its publisher again, or have it converted to .safetensors by someone you trust."
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise ModelError(f"{path} cannot be read as a checkpoint: {error}. Is the download complete?") from error
@@ -237,8 +249,8 @@ def download(entry: ZooEntry, *, cache: Path | None = None) -> Path:
         path = Path(hf_hub_download(entry.repo, entry.file, revision=revision, cache_dir=folder))
     except Exception as error:  # network, permission, disk: the hub raises many kinds
         raise ModelError(
-            f"could not download {entry.file} of {entry.repo}: {error}. With a network, try again; or put the file on this "
-            f"machine and give its path with name={entry.name!r}."
+            f"could not download {entry.file} of {entry.repo}: {error}. With a network, try again; or put the file on "
+            f"this machine and give its path with name={entry.name!r}."
         ) from error
     pin.write_text(path.parent.name)  # snapshots/COMMIT/file
     return path

@@ -1,0 +1,1 @@
+"""Training: recipes, losses, batches and the loop."""

@@ -1,7 +1,7 @@
 """What a training step sees: pairs of frames or whole clips, drawn from pools and augmented.
 
-Every batch is a pure function of (pools, recipe, generator), and the loop makes the generator from (seed, step, process):
-a resumed run draws what the uninterrupted one would have drawn. Positions are pixels, integers are pixel centres.
+Every batch is a pure function of pools, recipe and generator, and the loop makes the generator from seed, step and
+process: a resumed run draws what the uninterrupted one would have drawn. Positions are pixels, integers are pixel centres.
 """
 
 from __future__ import annotations
@@ -178,9 +178,9 @@ def recoloured_and_flipped(
     """Shuffle the colour channels and flip, for the whole clip alike."""
     width, height = frames.shape[2], frames.shape[1]
     if rng.random() < 0.5:
-        frames, xy = frames[:, :, ::-1], xy * np.float32([-1, 1]) + np.float32([width - 1, 0])
+        frames, xy = frames[:, :, ::-1], xy * np.array([-1, 1], np.float32) + np.array([width - 1, 0], np.float32)
     if rng.random() < 0.5:
-        frames, xy = frames[:, ::-1], xy * np.float32([1, -1]) + np.float32([0, height - 1])
+        frames, xy = frames[:, ::-1], xy * np.array([1, -1], np.float32) + np.array([0, height - 1], np.float32)
     if rng.random() < 0.7:
         frames = frames[..., rng.permutation(3)]
     return np.ascontiguousarray(frames), xy

@@ -74,8 +74,14 @@ def _train(fabric: Fabric, recipe: Recipe, run: Path) -> Path:
 
     def save() -> None:
         if fabric.is_global_zero:
-            state = {"objective": objective.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-            state |= {"step": step, "best": best, "seconds": log.seconds}
+            state = {
+                "objective": objective.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average,
+                "step": step,
+                "best": best,
+                "seconds": log.seconds,
+            }
             save_checkpoint(run / "checkpoints", step, state)
 
     while step < recipe.steps:
@@ -89,7 +95,9 @@ def _train(fabric: Fabric, recipe: Recipe, run: Path) -> Path:
         with torch.autocast(fabric.device.type, torch.bfloat16, enabled=recipe.precision == "bf16-mixed"):
             losses = wrapped(*arguments)
         fabric.backward(losses["total"])
-        norm = fabric.clip_gradients(wrapped, wrapped_optimizer, max_norm=recipe.optimizer.clip, error_if_nonfinite=False)
+        norm = fabric.clip_gradients(
+            wrapped, wrapped_optimizer, max_norm=recipe.optimizer.clip, error_if_nonfinite=False
+        )
         if norm is not None and torch.isfinite(norm):
             wrapped_optimizer.step()
         else:
@@ -195,7 +203,7 @@ def validate(
             scores = validate_tracking(model, pool, mine)
     if kept:
         model.load_state_dict(kept)
-    return {k: float(fabric.all_reduce(torch.tensor(v), reduce_op="mean")) for k, v in scores.items()}
+    return {k: float(torch.as_tensor(fabric.all_reduce(torch.tensor(v), reduce_op="mean"))) for k, v in scores.items()}
 
 
 def _claim(fabric: Fabric, recipe: Recipe, run: Path) -> None:

@@ -104,15 +104,13 @@ class TrackingObjective(nn.Module):
         both = batch.visible[0, first] & batch.visible[0, second]
         if not both.any():
             return features.maps[0].sum() * 0
-        pair = FrameFeatures(
-            tuple(m[:1, [first, second]] for m in features.maps), features.size, features.input
-        )
+        pair = FrameFeatures(tuple(m[:1, [first, second]] for m in features.maps), features.size, features.input)
         parts = self.matching(pair, batch.xy[:1, first, both], batch.xy[:1, second, both])
         return sum(parts.values(), torch.zeros(()))
 
 
 def jitter(xy: Tensor) -> Estimate:
-    """Start near the truth: each track shifted by an offset and a slow drift of random size, which no average removes."""
+    """Start near the truth: each track is shifted by a slow drift of random size, which no average removes."""
     B, T, N, _ = xy.shape
     low, high = (math.log(px) for px in JITTER_PX)
     size = torch.exp(low + (high - low) * torch.rand(B, 1, N, 1))

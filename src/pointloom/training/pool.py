@@ -1,7 +1,7 @@
 """A pool of generated clips on disk, so that a trainer never waits for data.
 
-One folder a clip: `frames.npy` (T, H, W, 3) uint8 and `tracks.npz`. Frames are memory-mapped, so reading two frames of a
-clip reads two frames. A folder appears under its name only when it is complete.
+One folder a clip: `frames.npy` (T, H, W, 3) uint8 and `tracks.npz`. Frames are memory-mapped, so reading two frames of
+a clip reads two frames. A folder appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def write_clip(folder: Path, clip: AnnotatedClip) -> None:
 
 
 def fill_pool(folder: Path, seeds: range, make: Callable[[int], AnnotatedClip]) -> int:
-    """Make the clips of `seeds` that the pool lacks, and return how many were made. Can be interrupted and run again."""
+    """Make the clips of `seeds` that the pool lacks, and return how many were made. Can be interrupted."""
     folder.mkdir(parents=True, exist_ok=True)
     made = 0
     for seed in seeds:

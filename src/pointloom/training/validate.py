@@ -20,20 +20,20 @@ SEEN = 0.5  # visibility times confidence
 
 
 def validate_matching(objective: MatchingObjective, pool: ClipPool, clips: Iterable[int]) -> dict[str, float]:
-    """Share of points, in percent, whose best match over the whole second frame lies within 1, 2, 4 px (mean of gaps)."""
+    """Percentage of points whose best match over the whole second frame lies within 1, 2, 4 px."""
     model = objective.model
     errors = []
     for index in clips:
         clip = pool[index]
         rng = np.random.default_rng(index)
         for gap in GAPS:
-            gap = min(gap, len(clip.frames) - 1)
-            both = np.flatnonzero(clip.visible[:, 0] & clip.visible[:, gap])
+            later = min(gap, len(clip.frames) - 1)
+            both = np.flatnonzero(clip.visible[:, 0] & clip.visible[:, later])
             if not len(both):
                 continue
             chosen = rng.choice(both, min(POINTS, len(both)), replace=False)
-            features = model.encode(torch.from_numpy(np.stack([clip.frames[0], clip.frames[gap]]))[None])
-            xy = torch.from_numpy(clip.xy[chosen][:, [0, gap]])[None]  # (1, K, 2, 2)
+            features = model.encode(torch.from_numpy(np.stack([clip.frames[0], clip.frames[later]]))[None])
+            xy = torch.from_numpy(clip.xy[chosen][:, [0, later]])[None]  # (1, K, 2, 2)
             errors.append(np.linalg.norm(matched(objective, features.maps, xy[:, :, 0]) - xy[0, :, 1].numpy(), axis=-1))
     error = np.concatenate(errors)
     scores = {f"within_{px}px": 100 * float((error < px).mean()) for px in (1, 2, 4)}
@@ -46,11 +46,11 @@ def matched(objective: MatchingObjective, maps: tuple[torch.Tensor, ...], first:
     temperature = objective.matching.log_temperatures.exp()
     coarse = maps[1 if objective.matching.fine else 0]
     frame = torch.zeros_like(first[..., 0], dtype=torch.long)
-    h, w = coarse.shape[2:4]
+    w = coarse.shape[3]
     point = sample_patches(coarse, frame, first / stride, 0)[:, :, 0, 0]
     best = (point @ coarse[:, 1].flatten(1, 2).transpose(1, 2)).argmax(-1)
     xy = torch.stack([best % w, best // w], dim=-1) * float(stride)
-    levels = [(coarse, stride, temperature[0])]
+    levels = [(coarse, float(stride), temperature[0])]
     if objective.matching.fine:
         levels.append((maps[0], stride / 2, temperature[1]))
     for level, cell, sharpness in levels:
@@ -88,5 +88,7 @@ def validate_tracking(model: Model, pool: ClipPool, clips: Iterable[int]) -> dic
                 evaluated=evaluated_frames(frame, len(clip.frames), mode="first", valid=clip.valid[chosen]),
             )
         )
-    means = {key: float(np.nanmean([row[key] for row in rows])) for key in ("aj", "delta_avg", "oa", "delta_1", "delta_16")}
+    means = {
+        key: float(np.nanmean([row[key] for row in rows])) for key in ("aj", "delta_avg", "oa", "delta_1", "delta_16")
+    }
     return means | {"score": means["aj"]}
