@@ -1,10 +1,10 @@
 """Layered clips: flat sheets of photo texture that move in front of each other, with the exact track of any point.
 
 A clip has an endless background seen by a moving camera and a stack of objects: cut-outs of random shape that drift,
-turn, tilt, shrink, ripple, bounce, pause, and hide each other. Because every sheet is moved by a map in closed form, the
-position of a point is known exactly in every frame, also while it is hidden or outside the frame. It is the idea behind
-FlyingChairs, AutoFlow and other generated training data, here with the motion that hand-held video has (roll through any
-angle, zoom, shake), with repeated textures and lookalikes, at less than a tenth of a second for a clip.
+turn, tilt, shrink, ripple, bounce, pause, and hide each other. Because every sheet is moved by a map in closed form,
+the position of a point is known exactly in every frame, also while it is hidden or outside the frame. It is the idea
+behind FlyingChairs, AutoFlow and other generated training data, here with the motion that hand-held video has (roll
+through any angle, zoom, shake), with repeated textures and lookalikes, at less than a tenth of a second for a clip.
 
     clip = make_clip(LayeredConfig(frames=48), TextureBank.from_folder("photos"), seed=7)
 
@@ -14,66 +14,24 @@ Everything runs in NumPy and OpenCV. A process that makes clips beside others sh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from pointloom.datasets.clip import AnnotatedClip
-from pointloom.datasets.synthetic.camera import Look, random_look
-from pointloom.datasets.synthetic.layers import Layer, enlarging
+from pointloom.datasets.synthetic.config import LayeredConfig
+from pointloom.datasets.synthetic.layers import COVERED, Layer, enlarging
 from pointloom.datasets.synthetic.painting import draw, put
-from pointloom.datasets.synthetic.scene import Pace, Scene, random_scene
+from pointloom.datasets.synthetic.recording import random_recording
+from pointloom.datasets.synthetic.scene import Scene, random_scene
 from pointloom.datasets.synthetic.textures import TextureBank
 from pointloom.errors import OptionError
 from pointloom.geometry import inside
 
-SMALLEST_SIDE = 16
 DRAWN_FRAMES = 6  # frames in which tracks are chosen
 SPARE = 1.25  # points drawn for each one needed: those that pass behind the camera are dropped
 EDGE_PX, EDGE_WEIGHT = 4, 3.0  # pixels near the border of an object are chosen more often
-
-
-@dataclass(frozen=True)
-class LayeredConfig:
-    """What clips to make. Ranges are (lowest, highest) and drawn uniformly, once a clip.
-
-    size           (width, height) of the frames in pixels
-    frames         number of frames
-    tracks         number of tracks: half on objects, half on the background, as far as both can be seen
-    difficulty     factor for the speed of everything; at 1 the fastest points move 30 pixels a frame
-    turning        factor for rotation, zoom and tilt; at 1 cameras and objects turn by up to 180 degrees and change
-                   their size threefold
-    objects        number of objects
-    still_cameras  share of the clips whose camera does not move at all
-    wear           strength of blur, noise, compression and changes of light, 0 to 1
-    """
-
-    size: tuple[int, int] = (256, 192)
-    frames: int = 24
-    tracks: int = 512
-    difficulty: tuple[float, float] = (0.1, 1.0)
-    turning: tuple[float, float] = (0.0, 1.0)
-    objects: tuple[int, int] = (3, 12)
-    still_cameras: float = 0.2
-    wear: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
-        if min(self.size) < SMALLEST_SIDE:
-            raise OptionError(f"size must be at least {SMALLEST_SIDE} x {SMALLEST_SIDE} pixels, got {self.size}.")
-        for name, value in (("frames", self.frames), ("tracks", self.tracks)):
-            if value < 1:
-                raise OptionError(f"{name} must be at least 1, got {value}.")
-        for name, pair in (("difficulty", self.difficulty), ("turning", self.turning), ("objects", self.objects)):
-            if not 0 <= pair[0] <= pair[1]:
-                raise OptionError(f"{name} must be (lowest, highest) with 0 <= lowest <= highest, got {pair}.")
-        if self.turning[1] > 1:
-            raise OptionError(f"turning must lie in 0..1, got {self.turning}. At 1, cameras already turn upside down.")
-        for name, share in (("still_cameras", self.still_cameras), ("wear", self.wear)):
-            if not 0 <= share <= 1:
-                raise OptionError(f"{name} must lie in 0..1, got {share}.")
 
 
 def make_clip(config: LayeredConfig, textures: TextureBank, seed: int) -> AnnotatedClip:
@@ -81,33 +39,28 @@ def make_clip(config: LayeredConfig, textures: TextureBank, seed: int) -> Annota
     if seed < 0:
         raise OptionError(f"seed must not be negative, got {seed}.")
     rng = np.random.default_rng(seed)
-    pace = Pace(config.frames, config.size, rng.uniform(*config.difficulty), rng.uniform(*config.turning))
-    scene = random_scene(
-        rng, textures, pace, objects=config.objects, still_cameras=config.still_cameras, wear=config.wear
-    )
-    look = random_look(rng, config.frames, config.size, wear=config.wear)
-    frames, owners = render(scene, look, rng)
+    scene = random_scene(rng, textures, config)
+    recording = random_recording(rng, config)
+    marked = sorted(rng.choice(config.frames, size=min(config.frames, DRAWN_FRAMES), replace=False).tolist())
+    canvases, owners = paint(scene, marked)
+    frames = np.stack([recording.develop(canvas, t, rng) for t, canvas in enumerate(canvases)])
     xy, visible = draw_tracks(rng, scene.layers, owners, config.tracks)
     return AnnotatedClip(f"layered-{seed}", frames, xy, visible, np.ones_like(visible))
 
 
-def render(
-    scene: Scene, look: Look, rng: np.random.Generator
-) -> tuple[UInt8[np.ndarray, "T H W 3"], dict[int, Int[np.ndarray, "h w"]]]:
-    """The frames of a scene and, for some of them, which layer is in front at each pixel of the canvas."""
-    view = scene.layers[0].view
-    T = len(scene.layers[0].to_frame)
-    canvas_size = (round(view[0] * scene.resolution), round(view[1] * scene.resolution))
-    owners = {
-        int(t): np.zeros(canvas_size[::-1], np.int16) for t in rng.choice(T, size=min(T, DRAWN_FRAMES), replace=False)
-    }
-    canvases = np.empty((T, canvas_size[1], canvas_size[0], 3), np.uint8)
+def paint(
+    scene: Scene, marked: Sequence[int]
+) -> tuple[UInt8[np.ndarray, "T h w 3"], dict[int, Int[np.ndarray, "h w"]]]:
+    """The canvas of each frame and, for the marked frames, the index of the layer that is in front at each pixel."""
+    width, height = scene.canvas
+    canvases = np.empty((len(scene.layers[0].to_frame), height, width, 3), np.uint8)
+    owners = {t: np.zeros((height, width), np.int16) for t in marked}
     for index, layer in enumerate(scene.layers):
-        for patch in draw(layer, canvas_size, scene.shutter):
+        for patch in draw(layer, scene.canvas, scene.shutter):
             put(canvases[patch.t], patch, float(layer.gain[patch.t]))
             if index > 0 and patch.t in owners:
-                owners[patch.t][patch.box][patch.covered] = index
-    return np.stack([look.develop(canvas, t, view, rng) for t, canvas in enumerate(canvases)]), owners
+                owners[patch.t][patch.box][patch.opacity >= COVERED] = index
+    return canvases, owners
 
 
 def draw_tracks(

@@ -1,14 +1,14 @@
 """A layer: a textured, flat but perhaps rippling sheet, and its exact map into every frame.
 
-The same map does three things that must agree to a hundredth of a pixel: it draws the sheet, it says where a point of the
-sheet is in each frame (also when nobody can see it), and it says whether the sheet covers a given place. A sheet point
-`p` (pixels of the texture) is found from an image point `y` in closed form,
+The same map does three things that must agree to a hundredth of a pixel: it draws the sheet, it says where a point of
+the sheet is in each frame (also when nobody can see it), and it says whether the sheet covers a given place. A sheet
+point `p` (pixels of the texture) is found from an image point `y` in closed form,
 
     q = H_t^-1 y,        p = q + d_t(q),
 
-with a homography `H_t` and, for sheets that ripple like cloth, a small sum of sines `d_t`. That is the direction drawing
-needs. The way from `p` to `y` inverts `q + d_t(q) = p` by fixed-point iteration, which converges because the slope of
-`d_t` stays well below one.
+with a homography `H_t` and, for sheets that ripple like cloth, a small sum of sines `d_t`. That is the direction
+drawing needs. The way from `p` to `y` inverts `q + d_t(q) = p` by fixed-point iteration, which converges because the
+slope of `d_t` stays well below one.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Layer:
 
     @cached_property
     def focus(self) -> Float[np.ndarray, "T 2"]:
-        """The sheet point to judge speed and size by: its middle, or for an endless sheet what the frame's centre shows."""
+        """The sheet point to judge speed and size by: its middle; of an endless one, what the frame's centre shows."""
         if not self.endless:
             return np.tile([(self.width - 1) / 2, (self.height - 1) / 2], (len(self.to_frame), 1))
         centre = (np.array(self.view) - 1) / 2
@@ -193,10 +193,10 @@ class Layer:
 def _sample(image: UInt8[np.ndarray, "height width"], points: Float[np.ndarray, "M 2"]) -> UInt8[np.ndarray, " M"]:
     """Values of an image between its pixels, 0 outside. In rows of points, because OpenCV limits the length of one."""
     rows = -(-len(points) // SAMPLES_A_ROW)
-    grid = np.zeros((rows * SAMPLES_A_ROW, 2), np.float32)
-    grid[: len(points)] = np.clip(points, -2, np.array(image.shape[::-1]) + 2)
-    grid = grid.reshape(rows, SAMPLES_A_ROW, 2)
-    sampled = cv2.remap(image, grid, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    x, y = np.zeros((2, rows * SAMPLES_A_ROW), np.float32)
+    x[: len(points)], y[: len(points)] = np.clip(points, -2, np.array(image.shape[::-1]) + 2).T
+    grid = x.reshape(rows, SAMPLES_A_ROW), y.reshape(rows, SAMPLES_A_ROW)
+    sampled = cv2.remap(image, *grid, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     return np.asarray(sampled.ravel()[: len(points)])
 
 

@@ -1,9 +1,9 @@
 """Paths over time and the homographies they make.
 
-Everything that moves in a layered clip, the camera as well as the objects, is a flat card: it has a position, an angle, a
-scale and a tilt out of the image plane in every frame. This file draws such paths from a random generator and turns them
-into 3 x 3 matrices. Paths stay sensible for any number of frames: they are made of stretches that last as long in a long
-clip as in a short one. Angles are in radians, speeds in pixels a frame.
+Everything that moves in a layered clip, the camera as well as the objects, is a flat card: it has a position, an
+angle, a scale and a tilt out of the image plane in every frame. This file draws such paths from a random generator
+and turns them into 3 x 3 matrices. Paths stay sensible for any number of frames: they are made of stretches that last
+as long in a long clip as in a short one. Angles are in radians, speeds in pixels a frame.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ Homographies = Float[np.ndarray, "T 3 3"]
 
 STRETCH_FRAMES = (8, 36)  # how long a mover keeps its velocity
 KEY_FRAMES = (10, 40)  # how long a swing takes from one extreme to the next
+EXTREMES = (0.3, 1.0)  # of a swing, as shares of its amplitude
 PAUSE_SHARE = 0.2  # stretches in which nothing moves
 ABRUPT_SHARE = 0.25  # movers that change their velocity from one frame to the next, as after a blow
 SPEED_SPREAD = 0.5  # of the logarithm of the speed, between the stretches of a mover
@@ -38,12 +39,13 @@ def drive(rng: np.random.Generator, frames: int, speed: float) -> PlanePath:
 
 
 def swing(rng: np.random.Generator, frames: int, amplitude: float, max_rate: float = np.inf) -> Path:
-    """A value that eases between random extremes in [-amplitude, amplitude], never changing faster than `max_rate`.
+    """A value that eases to and fro between extremes in [-amplitude, amplitude], never changing faster than `max_rate`.
 
     A path that would be too fast keeps its form and gets a smaller amplitude.
     """
     times = _key_times(rng, frames, KEY_FRAMES)
-    path = _ease(times, rng.uniform(-amplitude, amplitude, len(times)), frames)
+    side = rng.choice((-1, 1)) * (-1) ** np.arange(len(times))
+    path = _ease(times, amplitude * side * rng.uniform(*EXTREMES, len(times)), frames)
     fastest = float(np.abs(np.diff(path)).max()) if frames > 1 else 0.0
     return path * (max_rate / fastest) if fastest > max_rate else path
 

@@ -1,8 +1,8 @@
 """Painting layers onto the canvas of each frame.
 
-A layer is warped only inside the box that it fills, from the level of its pyramid whose pixels are about as large as those
-of the canvas, so that shrinking does not flicker. Its colours come multiplied with its opacity: then warping, blurring and
-putting it over what lies behind never mixes in a colour from outside the object.
+A layer is warped only inside the box that it fills, from the level of its pyramid whose pixels are about as large as
+those of the canvas, so that shrinking does not flicker. Its colours come multiplied with its opacity: then warping,
+blurring and putting it over what lies behind never mixes in a colour from outside the object.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 
-from pointloom.datasets.synthetic.layers import COVERED, Layer, enlarging
+from pointloom.datasets.synthetic.layers import Layer, enlarging
 from pointloom.datasets.synthetic.motion import shift
 
 SHORTEST_BLUR, LONGEST_BLUR = 1.0, 24.0  # canvas pixels
@@ -25,13 +25,13 @@ class Patch(NamedTuple):
 
     t        the frame
     colours  RGB, or RGB multiplied with the opacity, and the opacity; with motion blur
-    covered  pixels that belong to the layer, without motion blur
+    opacity  of the layer without motion blur; meaningless for an endless layer
     box      rows and columns of the canvas that the patch fills
     """
 
     t: int
     colours: UInt8[np.ndarray, "h w channels"]
-    covered: Bool[np.ndarray, "h w"]
+    opacity: UInt8[np.ndarray, "h w"]
     box: tuple[slice, slice]
 
 
@@ -59,10 +59,10 @@ def draw(layer: Layer, canvas: tuple[int, int], shutter: float) -> Iterator[Patc
         m = int(margin[t])
         drawn = _warp(layer, t, int(level[t]), back[t], (right - left + 2 * m, bottom - top + 2 * m))
         inner = (slice(m, m + bottom - top), slice(m, m + right - left))
-        covered = drawn[inner][..., -1] >= COVERED
+        opacity = drawn[inner][..., -1]
         if m > 0:
             drawn = cv2.filter2D(drawn, -1, line_kernel(blur[t]), borderType=cv2.BORDER_REPLICATE)
-        yield Patch(t, drawn[inner], covered, (slice(top, bottom), slice(left, right)))
+        yield Patch(t, drawn[inner], opacity, (slice(top, bottom), slice(left, right)))
 
 
 def put(canvas: UInt8[np.ndarray, "h w 3"], patch: Patch, gain: float) -> None:
@@ -108,7 +108,7 @@ def _boxes(layer: Layer, canvas: tuple[int, int], margin: np.ndarray) -> tuple[n
 def _warp(
     layer: Layer, t: int, level: int, back: Float[np.ndarray, "3 3"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "h w channels"]:
-    """A level of the layer's pyramid as seen in frame `t`; `back` leads from pixels of the box to pixels of the level."""
+    """A level of the layer's pyramid as seen in frame `t`; `back` leads from pixels of the box to the level's."""
     source = layer.pyramid[level]
     border = cv2.BORDER_REFLECT if layer.endless else cv2.BORDER_CONSTANT
     if layer.ripple is None:

@@ -19,10 +19,7 @@ KIND_SHARES = (0.22, 0.26, 0.2, 0.26, 0.06)
 def random_mask(rng: np.random.Generator, width: int, height: int) -> UInt8[np.ndarray, "height width"]:
     """A random shape that fills the given size: 255 inside, 0 outside."""
     kind = rng.choice(KINDS, p=KIND_SHARES)
-    if kind == "fence":
-        outlines = _fence(rng)
-    else:
-        outlines = [_OUTLINES[kind](rng)]
+    outlines = _fence(rng) if kind == "fence" else [_OUTLINES[kind](rng)]
     inner = np.array([width - 2 * MARGIN_PX, height - 2 * MARGIN_PX], dtype=float)
     large = np.zeros((height * OVERSAMPLING, width * OVERSAMPLING), np.uint8)
 

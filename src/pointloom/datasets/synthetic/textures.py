@@ -1,8 +1,9 @@
 """What layers are covered with: photos, repeated patterns, weak gradients and sharp graphics.
 
-Real scenes hold more than photo-like texture. Boards of chess squares or tags, facades, lines of text and rows of dots
-look the same every few pixels, so that only the order of things tells which corner is which; smooth surfaces have hardly
-anything to hold on to. A tracker that has not met them guesses. A `TextureBank` holds the photos; the rest is drawn.
+Real scenes hold more than photo-like texture. Boards of chess squares or tags, facades, lines of text and rows of
+dots look the same every few pixels, so that only the order of things tells which corner is which; smooth surfaces
+have hardly anything to hold on to. A tracker that has not met them guesses. A `TextureBank` holds the photos; the
+rest is drawn.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ LONGEST_SIDE = 576  # photos are shrunk to this once; frames of 256 pixels need 
 SHORTEST_SIDE = 16
 SUFFIXES = (".jpg", ".jpeg", ".png")
 SHADED_SHARE = 0.5  # of patterns whose brightness changes slowly across them
-WORDS = "THE point of a LOOM is that every thread stays where it was put 0123456789 & then, some 47% MORE!".split()
+WORDS = ("THE", "point", "of", "LOOM", "every", "thread", "stays", "where", "0123456789", "&", "then,", "47%", "MORE!")
 FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_PLAIN)
 
 
@@ -280,7 +281,7 @@ def _procedural_photo(rng: np.random.Generator, width: int, height: int) -> Imag
 def _checked(photo: Image, index: int) -> Image:
     if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
         raise OptionError(
-            f"Photo {index} has shape {photo.shape} and type {photo.dtype}. Give RGB images of (height, width, 3), uint8."
+            f"Photo {index} has shape {photo.shape} and type {photo.dtype}. Give uint8 RGB images, (height, width, 3)."
         )
     if min(photo.shape[:2]) < SHORTEST_SIDE:
         raise OptionError(f"Photo {index} has shape {photo.shape}. Its sides must be at least {SHORTEST_SIDE} pixels.")

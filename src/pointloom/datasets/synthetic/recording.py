@@ -1,7 +1,7 @@
 """From a drawn canvas to a frame of video: lens, light, sensor and compression.
 
-None of this moves a point; all of it changes how a point looks from frame to frame, which is what a tracker has to bear.
-A `Look` is drawn once for a clip and then applied to each frame.
+None of this moves a point; all of it changes how a point looks from frame to frame, which is what a tracker has to
+bear. A `Recording` is drawn once for a clip and then applied to each frame.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Int16, UInt8
 
+from pointloom.datasets.synthetic.config import LayeredConfig
 from pointloom.datasets.synthetic.motion import swing, wave
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -27,9 +28,10 @@ SHARPENED_SHARE = 0.15
 
 
 @dataclass(frozen=True)
-class Look:
+class Recording:
     """How a clip is recorded.
 
+    size      (width, height) of the frames
     tone      look-up table of each frame and channel: exposure, gamma, white balance
     defocus   sigma of the lens blur in each frame, pixels
     vignette  darkening towards the corners (255 is none), or None
@@ -38,6 +40,7 @@ class Look:
     quality   of the JPEG compression, or None
     """
 
+    size: tuple[int, int]
     tone: UInt8[np.ndarray, "T 256 3"]
     defocus: Float[np.ndarray, " T"]
     vignette: Frame | None
@@ -45,9 +48,9 @@ class Look:
     noise: Int16[np.ndarray, "H2 W2 3"] | None
     quality: int | None
 
-    def develop(self, canvas: Frame, t: int, size: tuple[int, int], rng: np.random.Generator) -> Frame:
-        """The canvas of frame `t` as the recorded frame of `size`."""
-        frame = canvas
+    def develop(self, canvas: Frame, t: int, rng: np.random.Generator) -> Frame:
+        """The canvas of frame `t` as the recorded frame."""
+        frame, size = canvas, self.size
         if self.defocus[t] > 0.2:
             frame = cv2.GaussianBlur(frame, (0, 0), float(self.defocus[t]), borderType=cv2.BORDER_REPLICATE)
         if frame.shape[1::-1] != size:
@@ -64,13 +67,13 @@ class Look:
             grain = self.noise[top : top + size[1], left : left + size[0]]
             frame = cv2.add(frame, grain, dtype=cv2.CV_8U)
         if self.quality is not None:
-            _, packed = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
-            frame = cv2.imdecode(packed, cv2.IMREAD_COLOR)
+            frame = _compressed(frame, self.quality)
         return np.asarray(frame)
 
 
-def random_look(rng: np.random.Generator, frames: int, size: tuple[int, int], *, wear: float) -> Look:
-    """Draw a look; `wear` in [0, 1] is the strength of everything that spoils the picture, 0 leaves it as it is."""
+def random_recording(rng: np.random.Generator, config: LayeredConfig) -> Recording:
+    """Draw how a clip is recorded. A wear of 0 leaves the picture as it is."""
+    frames, size, wear = config.frames, config.size, config.wear
     level = float(rng.choice(NOISE_LEVELS)) * wear
     compressed = rng.random() < COMPRESSED_SHARE * (wear > 0)
     quality = round(100 - wear * (100 - rng.uniform(*JPEG_QUALITY))) if compressed else None
@@ -78,7 +81,8 @@ def random_look(rng: np.random.Generator, frames: int, size: tuple[int, int], *,
     defocus = np.abs(swing(rng, frames, 2.0 * wear)) if blurred else np.zeros(frames)
     vignette = _vignette(size, rng.uniform(0.1, 0.6) * wear) if rng.random() < VIGNETTE_SHARE else None
     sharpen = rng.uniform(0.3, 1.5) * wear if rng.random() < SHARPENED_SHARE else 0.0
-    return Look(
+    return Recording(
+        size=size,
         tone=_tone(rng, frames, wear),
         defocus=defocus,
         vignette=vignette,
@@ -86,6 +90,12 @@ def random_look(rng: np.random.Generator, frames: int, size: tuple[int, int], *,
         noise=_grain(rng, size, level) if level > 0 else None,
         quality=quality,
     )
+
+
+def _compressed(frame: Frame, quality: int) -> Frame:
+    rgb_to_bgr = frame[..., ::-1]
+    _, packed = cv2.imencode(".jpg", rgb_to_bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR_RGB), np.uint8)
 
 
 def _tone(rng: np.random.Generator, frames: int, wear: float) -> UInt8[np.ndarray, "T 256 3"]:
