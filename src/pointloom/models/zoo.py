@@ -58,6 +58,35 @@ class ZooEntry:
         """Whether the package carries the weights."""
         return self.repo is None
 
+    def describe(self) -> ModelRow:
+        """Return what a list of models shows."""
+        with torch.device("meta"):
+            parameters = sum(p.numel() for p in CoTracker3(self.config).parameters())
+        return ModelRow(
+            self.name,
+            parameters,
+            self.config.modes,
+            self.shipped,
+            self.licence,
+            "NC" not in self.licence,
+            self.summary,
+            self.citation,
+        )
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """One row of the list of models. `commercial` says whether the licence of the weights lets a company use them."""
+
+    name: str
+    parameters: int
+    modes: tuple[str, ...]
+    shipped: bool
+    licence: str
+    commercial: bool
+    summary: str
+    citation: str
+
 
 _COTRACKER = {"licence": "CC-BY-NC-4.0", "repo": "facebook/cotracker3"}
 ZOO: dict[str, ZooEntry] = {

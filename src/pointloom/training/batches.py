@@ -1,7 +1,7 @@
 """What a training step sees: pairs of frames or whole clips, drawn from pools and augmented.
 
 Every batch is a pure function of pools, recipe and generator, and the loop makes the generator from seed, step and
-process: a resumed run draws what the uninterrupted one would have drawn. Positions are pixels, integers are pixel centres.
+process: a resumed run draws what an uninterrupted one would. Positions are pixels, integers are pixel centres.
 """
 
 from __future__ import annotations

@@ -56,13 +56,17 @@ def write_clip(folder: Path, clip: AnnotatedClip) -> None:
     unfinished.rename(folder / clip.name)
 
 
-def fill_pool(folder: Path, seeds: range, make: Callable[[int], AnnotatedClip]) -> int:
+def fill_pool(
+    folder: Path, seeds: range, make: Callable[[int], AnnotatedClip], progress: Callable[[float], None] | None = None
+) -> int:
     """Make the clips of `seeds` that the pool lacks, and return how many were made. Can be interrupted."""
     folder.mkdir(parents=True, exist_ok=True)
     made = 0
-    for seed in seeds:
+    for count, seed in enumerate(seeds):
         if not (folder / f"{seed:08d}" / "tracks.npz").exists():
             clip = make(seed)
             write_clip(folder, AnnotatedClip(f"{seed:08d}", clip.frames, clip.xy, clip.visible, clip.valid))
             made += 1
+        if progress is not None:
+            progress((count + 1) / len(seeds))
     return made

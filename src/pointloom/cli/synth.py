@@ -1,0 +1,42 @@
+"""`pointloom synth`: make clips with exact tracks, to train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Make clips whose tracks are known exactly.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def synth() -> None:
+    """Make clips whose tracks are known exactly."""
+
+
+@app.command()
+def layered(
+    folder: Annotated[Path, typer.Argument(help="Where the clips go, one folder each. Those that are there are kept.")],
+    clips: Annotated[int, typer.Option(help="How many.", min=1)] = 100,
+    frames: Annotated[int, typer.Option(help="Frames of each.", min=1)] = 24,
+    width: Annotated[int, typer.Option(help="Pixels.", min=32)] = 256,
+    height: Annotated[int, typer.Option(help="Pixels.", min=32)] = 192,
+    seed: Annotated[int, typer.Option(help="Seed of the first clip; the others count on.", min=0)] = 0,
+    textures: Annotated[
+        Path | None, typer.Option(help="A folder of photos to cut the layers from. Without one, textures are drawn.")
+    ] = None,
+) -> None:
+    """Make layered clips: photo textures on moving, turning, deforming layers. Can be interrupted and run again."""
+    import cv2
+
+    from pointloom.cli.progress import progress_bar
+    from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip
+    from pointloom.training.pool import fill_pool
+
+    cv2.setNumThreads(1)
+    bank = TextureBank.from_folder(textures) if textures else TextureBank.procedural()
+    config = LayeredConfig(size=(width, height), frames=frames)
+    with progress_bar("making clips") as progress:
+        made = fill_pool(folder, range(seed, seed + clips), lambda s: make_clip(config, bank, s), progress)
+    typer.echo(f"{made} clips made, {clips - made} were there: {folder}")

@@ -1,0 +1,106 @@
+"""`pointloom track`: follow points through a clip, and leave a video, the numbers and a sheet in a folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_GRID = 20
+
+
+class Direction(StrEnum):
+    """Where to track from each query."""
+
+    forward = "forward"
+    backward = "backward"
+    both = "both"
+
+
+def track(
+    video: Annotated[
+        Path, typer.Argument(help="A video file, a folder of images, or a quoted glob such as 'shot/*.png'.")
+    ],
+    grid: Annotated[
+        int | None, typer.Option(help="N x N points spread over the frame. The default is 20.", min=1)
+    ] = None,
+    points: Annotated[
+        Path | None, typer.Option(help="A .csv, .json, .npy or .npz of points: frame, x, y in pixels of the video.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(help="An image of the video's size: points where it is not black.")
+    ] = None,
+    sift: Annotated[int | None, typer.Option(help="The N strongest SIFT key points.", min=1)] = None,
+    frame: Annotated[int, typer.Option(help="Frame in which grid, mask and SIFT points start, from 0.", min=0)] = 0,
+    model: Annotated[
+        str, typer.Option(help="A name from `pointloom models`, or a .safetensors or .pth file.")
+    ] = "tiny",
+    direction: Annotated[
+        Direction, typer.Option(help="Where to track from the frame of each point.")
+    ] = Direction.forward,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the results. The default is out/NAME of the video.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
+    memory: Annotated[str, typer.Option(help="Memory that tracking may use.")] = "4GB",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result for a program to read.")] = False,
+) -> None:
+    """Track points through a video.
+
+    Kinds of points can be combined. Writes tracks.mp4 (the clip with trails; hollow rings where a point is hidden),
+    tracks.npz (positions, visibility, confidence) and sheet.png (twelve frames).
+
+    Examples:
+
+      pointloom track clip.mp4
+
+      pointloom track clip.mp4 --sift 200 --direction both --frame 30 -o result
+
+      pointloom track clip.mp4 --points joints.csv --model cotracker3-offline
+    """
+    from pointloom import Queries, Tracker, load_model, open_video
+    from pointloom.apps.annotate import Annotated as Files
+    from pointloom.apps.annotate import write_annotated
+    from pointloom.cli.progress import progress_bar
+
+    files = Files.in_folder(out or Path("out") / video.stem, overwrite=overwrite)
+    queries = Queries()
+    if points is not None:
+        queries += Queries.from_file(points)
+    if mask is not None:
+        queries += Queries.mask(mask, frame=frame)
+    if sift is not None:
+        queries += Queries.sift(sift, frame=frame)
+    if grid is not None or not queries.samplers:
+        queries += Queries.grid(grid or DEFAULT_GRID, frame=frame)
+
+    started = time.monotonic()
+    with open_video(video) as footage:
+        tracker = Tracker(load_model(model), memory_budget=memory, device=device)
+        with progress_bar(f"tracking {footage.name}") as progress:
+            tracks = tracker.track(footage, queries, direction=direction.value, progress=progress)
+        seconds = time.monotonic() - started
+        write_annotated(files, footage, tracks)
+    summary = {
+        "points": len(tracks),
+        "frames": tracks.frames,
+        "seconds": round(seconds, 2),
+        "seen": round(float(tracks.seen().mean()), 4) if len(tracks) else 0.0,
+        "video": str(files.video),
+        "tracks": str(files.tracks),
+        "sheet": str(files.sheet),
+    }
+    if as_json:
+        typer.echo(json.dumps(summary))
+        return
+    typer.echo(
+        f"{len(tracks)} points through {tracks.frames} frames in {seconds:.1f} s "
+        f"({tracks.frames / seconds:.1f} frames/s); seen {100 * summary['seen']:.0f} % of the time."
+    )
+    for name in ("video", "tracks", "sheet"):
+        typer.echo(f"  {name:<7}{summary[name]}")
