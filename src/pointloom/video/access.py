@@ -1,8 +1,8 @@
 """The door through which video files come in: which addresses, containers and streams are let through.
 
 Local files only, unless a protocol is allowed by name. A container may not open further files either: play lists and
-concatenation lists could reach anything this process can read, so only containers that hold their own pictures are known
-here, and libavformat is told which protocols it may use.
+concatenation lists could reach anything that this process can read. So only containers that hold their own pictures are
+known here, and libavformat is told which protocols it may use.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Address:
         protocol = protocol_of(url)
         if protocol is None or protocol not in allowed:
             raise VideoError(
-                f"{url!r} uses the protocol {protocol!r}, and only local files are opened unless a protocol is allowed by "
-                f"name. Download the video first, or pass protocols=({protocol!r},) if you trust the address."
+                f"{url!r} uses the protocol {protocol!r}, and only local files are opened unless a protocol is allowed "
+                f"by name. Download the video first, or pass protocols=({protocol!r},) if you trust the address."
             )
         transports = [t for p in allowed for t in TRANSPORTS.get(p, ())]
         return Address(url, url.rstrip("/").rpartition("/")[2] or url, (*allowed, *transports))
@@ -83,8 +83,8 @@ def open_container(address: Address, limits: Limits) -> tuple[InputContainer, Vi
         raise VideoError(f"Opening {address.name} took more than {limits.timeout_s:g} s. Is it reachable?") from error
     except (av.FFmpegError, OSError) as error:
         raise VideoError(
-            f"{address.name} is not a video file that can be read ({_reason(error)}). If it plays elsewhere, convert it to "
-            f"mp4; if its recording was interrupted, its index is missing and it needs to be repaired first."
+            f"{address.name} is not a video file that can be read ({_reason(error)}). If it plays elsewhere, "
+            f"convert it to mp4; if its recording was interrupted, its index is missing and it must be repaired first."
         ) from error
     try:
         return container, _video_stream(container, address.name, limits)
@@ -104,6 +104,7 @@ def _video_stream(container: InputContainer, name: str, limits: Limits) -> Video
         raise VideoError(f"{name} is compressed in a way that this build of FFmpeg cannot decode. Convert it to mp4.")
     limits.check_size(name, stream.codec_context.width, stream.codec_context.height)
     stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
+    stream.thread_type = "NONE"  # so that an error belongs to the packet given last; slice threads even hide errors
     return stream
 
 

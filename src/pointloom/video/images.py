@@ -1,7 +1,7 @@
 """A numbered list of image files as a video: png, jpg, bmp, tif, webp, read by OpenCV one at a time.
 
-16-bit images are reduced to 8 bits, grey ones get three equal channels, transparency is dropped (the stored colour counts)
-and the orientation that a camera wrote into the file is applied. All images must have the size of the first.
+16-bit images are reduced to 8 bits, grey ones get three equal channels, transparency is dropped (the stored colour
+counts) and the orientation that a camera wrote into the file is applied. All images must have the size of the first.
 """
 
 from __future__ import annotations
@@ -66,10 +66,9 @@ class ImageSource(Source):
             yield frame
 
     def _check_like_first(self, path: Path, frame: np.ndarray) -> None:
-        if (frame.shape[1], frame.shape[0]) != self._size:
-            raise VideoError(
-                f"{path.name} has {frame.shape[1]} x {frame.shape[0]} pixels, the first image {self._size[0]} x {self._size[1]}"
-            )
+        size = frame.shape[1], frame.shape[0]
+        if size != self._size:
+            raise VideoError("{} has {} x {} pixels, the first image {} x {}".format(path.name, *size, *self._size))
 
 
 def in_natural_order(paths: list[Path]) -> list[Path]:

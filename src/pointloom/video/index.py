@@ -6,9 +6,8 @@ The index comes from the packets, without decoding them:
     frames   0  3  1  2  6  4  5  7 10  8  9       as shown: frame i is the i-th in time
     starts   ^                    ^                packets that a decoder can start with
 
-Packets do not always tell how many frames come out of a decoder (raw streams without time stamps, fields and packed frames,
-faults). For those a scan decodes the file once, with a single thread so that an error belongs to one packet, and what comes
-out is the index.
+Packets do not always tell how many frames come out of a decoder (raw streams without time stamps, fields and packed
+frames, faults). For those a scan decodes the file once, and what comes out is the index.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.container import InputContainer
+from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from jaxtyping import Float64, Int64
@@ -33,6 +33,7 @@ Opener = Callable[[], tuple[InputContainer, VideoStream]]
 ENDS_EARLY_S = 0.25  # a file may end this much (and two frames) before the duration in its header
 HOLE = 1.5  # times the usual distance between frames
 STATE_DURATION = ("matroska", "mov")  # containers whose header has the true duration
+CUT_PACKETS_LOOK_WHOLE = ("mpegts", "mpeg")  # containers that do not say so when the last packet is incomplete
 HIDES_FRAMES = frozenset({"vp8"})  # has packets that are only referred to and never shown
 LOSES_FRAMES_SILENTLY = frozenset({"hevc"})  # the decoder skips what it cannot decode and does not say so
 
@@ -57,10 +58,11 @@ class FrameIndex:
     """The frames of a file, in the order in which they are shown.
 
     seconds   presentation time of each
-    pts       the same in units of the stream, strictly increasing; None where the file has no usable time stamps, so that
-              frames can only be counted from the beginning
+    pts       the same in units of the stream, strictly increasing; None where the file has no usable time stamps, so
+              that frames can only be counted from the beginning
     starts    in order of time
     keyed     the file marks packets to start with (else decoding starts with any)
+    rate      frames a second according to the header
     declared  how many frames the file says it has
     fault     why it has fewer; None if it is whole
     """
@@ -69,6 +71,7 @@ class FrameIndex:
     pts: Int64[np.ndarray, " T"] | None
     starts: tuple[Start, ...]
     keyed: bool
+    rate: float
     declared: int
     fault: str | None = None
 
@@ -97,12 +100,23 @@ class _Packet(NamedTuple):
     is_shown: bool
 
 
-def index_packets(opener: Opener, limits: Limits, name: str) -> FrameIndex:
-    """Index a file by its packets."""
-    container, stream = opener()
+def build_index(opener: Opener, limits: Limits, name: str, *, thorough: bool) -> FrameIndex:
+    """Index a file: by its packets where they can be trusted, by decoding it where they cannot, or if `thorough`."""
+    index, container_name = index_packets(opener, limits, name)
+    if thorough or index.pts is None:
+        return scan(opener, index, limits, name)
+    if container_name in CUT_PACKETS_LOOK_WHOLE and index.starts:
+        return scan(opener, index, limits, name, start=index.starts[-1])
+    return index
+
+
+def index_packets(opener: Opener, limits: Limits, name: str) -> tuple[FrameIndex, str]:
+    """Index a file without decoding it. Returns the name of its container too."""
     packets: list[_Packet] = []
     fault: Fault | None = None
+    beyond_fault = 0
     end_s = 0.0
+    container, stream = opener()
     with container:
         stated = _stated_packets(container, stream)
         try:
@@ -113,28 +127,25 @@ def index_packets(opener: Opener, limits: Limits, name: str) -> FrameIndex:
                     end_s = max(end_s, float((packet.pts + (packet.duration or 0)) * packet.time_base))
                 if packet.stream_index != stream.index:
                     continue
-                if packet.is_corrupt:
+                if packet.is_corrupt and fault is None:
                     fault = Fault("a frame is incomplete", packet.pts)
-                    break
+                if fault is not None:
+                    beyond_fault += 1
+                    continue
                 is_hidden = stream.codec_context.name in HIDES_FRAMES and _is_hidden_vp8(packet)
                 is_shown = not packet.is_discard and not is_hidden
                 packets.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, is_shown))
                 limits.check_length(name, len(packets))
         except av.FFmpegError as error:
             fault = Fault(f"the file is damaged ({error.strerror})")
+        missing = stated - len(packets) if stated else beyond_fault + _frames_missing(container, stream, end_s)
         index = _index_of(packets, stream, fault)
-        if stated:
-            index = replace(index, declared=stated - sum(not packet.is_shown for packet in packets))
-            is_cut = len(packets) < stated
-        else:
-            missing = _frames_missing(container, stream, end_s)
-            index = replace(index, declared=len(index) + missing)
-            is_cut = missing > 0
-    if fault is None and is_cut:
-        fault = Fault("the file ends early")
-    if fault is None:
-        return index
-    return replace(_without_hole_at_the_end(index, packets), fault=str(fault))
+        if fault is None and missing > 0:
+            fault = Fault("the file ends early")
+        if fault is not None:
+            declared = sum(packet.is_shown for packet in packets) + max(missing, 0)
+            index = replace(_without_hole_at_the_end(index, packets), declared=declared, fault=str(fault))
+        return index, container.format.name
 
 
 def scan(opener: Opener, index: FrameIndex, limits: Limits, name: str, *, start: Start | None = None) -> FrameIndex:
@@ -143,7 +154,6 @@ def scan(opener: Opener, index: FrameIndex, limits: Limits, name: str, *, start:
     fault: Fault | None = None
     container, stream = opener()
     with container:
-        stream.thread_type = "NONE"
         try:
             if start is not None:
                 container.seek(start.seek_to, stream=stream)
@@ -154,36 +164,36 @@ def scan(opener: Opener, index: FrameIndex, limits: Limits, name: str, *, start:
             fault = met
         except av.FFmpegError:  # this file cannot be entered in the middle
             found.clear()
-        codec, time_base, rate = stream.codec_context.name, stream.time_base, _rate(stream)
+        codec, time_base = stream.codec_context.name, float(stream.time_base or 0)
 
     if start is not None and (not found or found[0] != start.pts):
         return scan(opener, index, limits, name)
     pts = _usable(found)
     if pts is None:
-        seconds = np.arange(len(found)) / rate
-        reason = str(fault) if fault else index.fault
-        return replace(index, seconds=seconds, pts=None, starts=(), declared=max(index.declared, len(found)), fault=reason)
-
-    expected = index.pts if index.pts is not None else pts
-    if fault is None and codec in LOSES_FRAMES_SILENTLY:
-        lost = np.setdiff1d(expected[expected >= pts[0]], pts)
-        fault = Fault("a frame cannot be decoded", int(lost[0])) if len(lost) else None
-    if fault is not None and fault.pts is not None:
-        pts = pts[pts < fault.pts]
-    if start is not None:
-        pts = np.concatenate([expected[expected < start.pts], pts])
-    declared = index.declared if fault or index.fault else len(pts)
-    return replace(
-        index,
-        seconds=pts * float(time_base),
-        pts=pts,
-        declared=declared,
-        fault=str(fault) if fault is not None else index.fault,
-    )
+        index = replace(index, seconds=np.arange(len(found)) / index.rate, pts=None, starts=())
+    else:
+        expected = index.pts if index.pts is not None else pts
+        if fault is None and codec in LOSES_FRAMES_SILENTLY:
+            lost = np.setdiff1d(expected[expected >= pts[0]], pts)
+            fault = Fault("a frame cannot be decoded", int(lost[0])) if len(lost) else None
+        if fault is not None and fault.pts is not None:
+            pts = pts[pts < fault.pts]
+        if start is not None:
+            pts = np.concatenate([expected[expected < start.pts], pts])
+        index = replace(index, seconds=pts * time_base, pts=pts)
+    if fault is not None:
+        return replace(index, fault=str(fault))
+    return index if index.fault else replace(index, declared=len(index))
 
 
 def decode_forward(
-    container: InputContainer, stream: VideoStream, limits: Limits, name: str, *, keyed: bool, since: Start | None = None
+    container: InputContainer,
+    stream: VideoStream,
+    limits: Limits,
+    name: str,
+    *,
+    keyed: bool,
+    since: Start | None,
 ) -> Iterator[VideoFrame]:
     """Yield frames in the order in which they are shown from where the container stands, until the first fault.
 
@@ -238,14 +248,14 @@ def _index_of(packets: Sequence[_Packet], stream: VideoStream, fault: Fault | No
     )
     shown = [packet.pts for packet in packets if packet.is_shown]
     pts = _usable(sorted(shown, key=lambda p: p or 0))
-    keyed = first_key is not None
+    keyed, rate = first_key is not None, _rate(stream)
     if pts is None:
-        return FrameIndex(np.arange(len(shown)) / _rate(stream), None, (), keyed, len(shown))
+        return FrameIndex(np.arange(len(shown)) / rate, None, (), keyed, rate, len(shown))
     if starts:
         pts = pts[pts >= starts[0].pts]
     if fault is not None and fault.pts is not None:
         pts = pts[pts < fault.pts]
-    return FrameIndex(pts * float(stream.time_base), pts, tuple(starts), keyed, len(pts))
+    return FrameIndex(pts * float(stream.time_base or 0), pts, tuple(starts), keyed, rate, len(pts))
 
 
 def _usable(pts: Sequence[int | None]) -> Int64[np.ndarray, " T"] | None:
@@ -289,6 +299,6 @@ def _rate(stream: VideoStream) -> float:
     return float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
 
 
-def _is_hidden_vp8(packet: av.Packet) -> bool:
+def _is_hidden_vp8(packet: av.Packet[Stream]) -> bool:
     """A VP8 frame whose `show_frame` bit is not set (RFC 6386, 9.1)."""
     return not bytes(packet)[0] >> 4 & 1

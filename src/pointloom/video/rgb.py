@@ -1,9 +1,9 @@
 """From a decoded picture to RGB pixels as a person would see them.
 
-libswscale converts from whatever the codec gives (grey, 4:2:0, 10 bits, limited or full range, BT.601, 709 or 2020) to 8-bit
-RGB. Untagged pictures are taken as BT.709 where they are of high definition and as BT.601 where they are smaller, as players
-do. Alpha is dropped: the stored colour counts. Light values of HDR are not mapped to those of a standard screen, and pixels
-that are not square stay as stored.
+libswscale converts from whatever the codec gives (grey, 4:2:0, 10 bits, limited or full range, BT.601, 709 or 2020) to
+8-bit RGB. Untagged pictures are taken as BT.709 where they are of high definition and as BT.601 where they are smaller,
+as players do. Alpha is dropped: the stored colour counts. Light values of HDR are not mapped to those of a standard
+screen, and pixels that are not square stay as stored.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
-from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from jaxtyping import UInt8
@@ -35,10 +34,10 @@ class Orientation:
 
         The matrix maps a stored (x, y) to a shown (a x + c y, b x + d y).
         """
-        matrix = picture.side_data.get(Type.DISPLAYMATRIX)
+        matrix = picture.side_data.get("DISPLAYMATRIX")
         if matrix is None:
             return Orientation()
-        a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
+        a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))  # type: ignore[call-overload]
         if abs(a) + abs(d) >= abs(b) + abs(c):
             return Orientation(False, a < 0, d < 0)
         return Orientation(True, c < 0, b < 0)

@@ -1,7 +1,7 @@
 """What every kind of video offers to `Video`: a size, times, and frames in order; and how large one may be.
 
-A source is a file (`container.py`), a list of images (`images.py`) or an array (here). All of them give frames of the same
-kind, 8-bit RGB in the orientation in which a person would see them, and a new array each time.
+A source is a file (`file.py`), a list of images (`images.py`) or an array (here). All of them give frames of the same
+kind: 8-bit RGB in the orientation in which a person would see them, and a new array each time.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Limits:
         """Raise VideoError if there are too many frames."""
         if frames > self.max_frames:
             raise VideoError(
-                f"{name} has more than {self.max_frames} frames. Cut it into pieces, or pass limits=Limits(max_frames=...)."
+                f"{name} has more than {self.max_frames} frames. "
+                f"Cut it into pieces, or pass limits=Limits(max_frames=...)."
             )
 
     def check_time(self, name: str, elapsed_s: float) -> None:
@@ -91,7 +92,7 @@ class Source(ABC):
     def frames(self, indices: range) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Yield the frames with these ascending indices. Ends early if a fault of the file comes first."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Release files. Only sources that hold any do something."""
 
     def report_fault(self, declared: int, found: int, reason: str) -> None:
@@ -99,7 +100,9 @@ class Source(ABC):
         message = f"{self.name} declares {declared} frames, but only {found} could be read: {reason}."
         if self.strict:
             raise CorruptVideoError(f"{message} Without strict=True those {found} frames can be used.")
-        warnings.warn(f"{message} The video ends there; strict=True makes this an error.", PointloomWarning, stacklevel=3)
+        warnings.warn(
+            f"{message} The video ends there; strict=True makes this an error.", PointloomWarning, stacklevel=3
+        )
 
 
 class ArraySource(Source):
