@@ -235,8 +235,10 @@ def test_valid_counts_in_the_track_losses_only() -> None:
 
 
 def test_a_position_at_exactly_the_confidence_radius_is_right() -> None:
-    right = tracking_losses([still(logit=9.0)], **target(xy=3.0), weights=LossWeights(confidence_px=18**0.5 + 1e-6))
-    wrong = tracking_losses([still(logit=9.0)], **target(xy=3.0), weights=LossWeights(confidence_px=18**0.5 - 1e-3))
+    wanted = target()
+    wanted["xy"] += torch.tensor([3.0, 4.0])
+    right = tracking_losses([still(logit=9.0)], **wanted, weights=LossWeights(confidence_px=5.0))
+    wrong = tracking_losses([still(logit=9.0)], **wanted, weights=LossWeights(confidence_px=4.999))
     assert right["confidence"].item() < 0.001
     assert wrong["confidence"].item() > 8.9
 

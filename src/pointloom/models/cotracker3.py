@@ -480,9 +480,14 @@ class CoTracker3(Model):
 
 
 def initialise(model: CoTracker3, seed: int) -> None:
-    """Set the weights as before training: Kaiming for the encoder, Xavier for the transformer, small heads."""
+    """Set the weights as before training, all from one seed (Kaiming encoder, Xavier transformer, small heads)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        for module in model.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm):
+                module.reset_parameters()
+        if hasattr(model.updateformer, "virual_tracks"):
+            nn.init.normal_(model.updateformer.virual_tracks)
         for module in model.fnet.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -117,6 +117,7 @@ def _train(fabric: Fabric, recipe: Recipe, run: Path) -> Path:
             save()
             saved = time.monotonic()
     save()
+    log.close()
     weights = run / "weights.safetensors"
     if fabric.is_global_zero:
         trained = CoTracker3(config_named(recipe.model))
@@ -268,6 +269,12 @@ class Log:
         """Take note of validation scores."""
         self._write({"step": step, "hours": self.seconds / 3600, **scores}, "validation")
         self._say(f"step {step}  validation  " + "  ".join(f"{k} {v:.2f}" for k, v in scores.items()))
+
+    def close(self) -> None:
+        """Close the files."""
+        if self.fabric.is_global_zero:
+            self.file.close()
+            self.board.close()
 
     def _write(self, row: dict[str, float], group: str) -> None:
         if self.fabric.is_global_zero:

@@ -1,0 +1,137 @@
+"""What a training step sees: after any augmentation the pixels around a point still show the same thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pointloom.datasets.clip import AnnotatedClip
+from pointloom.errors import DatasetError
+from pointloom.geometry import inside
+from pointloom.training.batches import Source, draw_pairs, draw_tracks, drifting, random_similarity, warped
+from pointloom.training.pool import ClipPool, fill_pool, write_clip
+from pointloom.training.recipe import DataRecipe, PoolShare
+
+SIZE, FRAMES, POINTS = (96, 64), 10, 12
+DOT_PX = 3.0
+
+
+def dotted_clip(seed: int) -> AnnotatedClip:
+    """White dots on black that slide to the right; every point is the middle of a dot."""
+    rng = np.random.default_rng(seed)
+    start = rng.uniform((8, 8), (60, 56), (POINTS, 2))
+    xy = (start[:, None] + np.arange(FRAMES)[:, None] * np.array([1.5, 0.25])).astype(np.float32)
+    y, x = np.mgrid[: SIZE[1], : SIZE[0]]
+    distance = np.hypot(x - xy[..., 0, None, None], y - xy[..., 1, None, None]).min(0)  # (T, H, W)
+    light = np.clip(255 * (1 - distance / DOT_PX), 0, 255).astype(np.uint8)
+    return AnnotatedClip(
+        f"{seed:08d}", np.repeat(light[..., None], 3, -1), xy, inside(xy, SIZE), np.ones((POINTS, FRAMES), bool)
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    fill_pool(tmp_path / "pool", range(4), dotted_clip)
+    return tmp_path / "pool"
+
+
+def brightness(frames: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    """Mean light at positions (N, 2) of one frame (H, W, 3)."""
+    sampled = cv2.remap(frames, xy[None].astype(np.float32), None, cv2.INTER_LINEAR)
+    return sampled[0].mean(-1)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0], ids=["plain", "warped"])
+def test_pairs_show_the_same_point_in_both_frames(folder: Path, share: float) -> None:
+    data = DataRecipe(pools=[PoolShare(str(folder))], clips=6, points=8, warped=share)
+    batch = draw_pairs(Source.open(data), data, np.random.default_rng(0))
+    for frames, first, second in zip(batch.frames.numpy(), batch.first.numpy(), batch.second.numpy(), strict=True):
+        assert brightness(frames[0], first).min() > 100
+        assert brightness(frames[1], second).min() > 60  # a dot that was shrunk is dimmer
+        assert inside(second, SIZE).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0], ids=["plain", "warped"])
+def test_tracks_stay_on_their_dots(folder: Path, share: float) -> None:
+    data = DataRecipe(pools=[PoolShare(str(folder))], clips=6, points=8, warped=share)
+    batch = draw_tracks(Source.open(data), data, 8, np.random.default_rng(1))
+    assert batch.frames.shape == (6, 8, 64, 96, 3)
+    for frames, xy, visible in zip(batch.frames.numpy(), batch.xy.numpy(), batch.visible.numpy(), strict=True):
+        for t in range(8):
+            assert (brightness(frames[t], xy[t])[visible[t]] > 60).all()
+
+
+def test_queries_lie_on_visible_frames_at_the_true_position(folder: Path) -> None:
+    data = DataRecipe(pools=[PoolShare(str(folder))], clips=4, points=16, warped=0.5)
+    batch = draw_tracks(Source.open(data), data, 8, np.random.default_rng(2))
+    frame = batch.queries[..., 0].long()
+    first = batch.visible.float().argmax(1)
+    for b in range(4):
+        for n in range(16):
+            assert batch.visible[b, frame[b, n], n]
+            assert (batch.queries[b, n, 1:] == batch.xy[b, frame[b, n], n]).all()
+    assert 0.3 < (frame == first).float().mean() < 0.9  # half by choice, some by chance
+
+
+def test_the_same_generator_draws_the_same_batch(folder: Path) -> None:
+    data = DataRecipe(pools=[PoolShare(str(folder))], clips=2, points=8)
+    source = Source.open(data)
+    one, two, other = (draw_tracks(source, data, 8, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    assert all((a == b).all() for a, b in zip(one, two, strict=True))
+    assert not (one.xy == other.xy).all()
+
+
+def test_a_clip_that_is_too_short_is_lengthened_by_its_last_frame(folder: Path) -> None:
+    data = DataRecipe(pools=[PoolShare(str(folder))], clips=1, points=8, warped=0)
+    batch = draw_tracks(Source.open(data), data, FRAMES + 3, np.random.default_rng(3))
+    assert (batch.frames[0, FRAMES:] == batch.frames[0, FRAMES - 1]).all()
+    assert (batch.xy[0, FRAMES:] == batch.xy[0, FRAMES - 1]).all()
+
+
+def test_a_drift_begins_with_nothing_and_ends_with_its_similarity() -> None:
+    end = random_similarity(SIZE, np.random.default_rng(4))
+    path = drifting(end, SIZE, 9)
+    np.testing.assert_allclose(path[0], np.eye(2, 3), atol=1e-12)
+    np.testing.assert_allclose(path[-1], end, atol=1e-9)
+
+
+def test_a_warp_moves_points_with_their_pixels() -> None:
+    frame = dotted_clip(0).frames[0]
+    xy = dotted_clip(0).xy[:, 0]
+    turned, moved = warped(frame, xy, cv2.getRotationMatrix2D((48, 32), 30, 1.0))
+    here = inside(moved, SIZE)
+    assert here.sum() > 4
+    assert brightness(turned, moved[here]).min() > 150
+
+
+def test_an_unfinished_clip_is_not_in_the_pool_and_a_pool_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make(seed: int) -> AnnotatedClip:
+        if seed == 2:
+            raise KeyboardInterrupt
+        made.append(seed)
+        return dotted_clip(seed)
+
+    with pytest.raises(KeyboardInterrupt):
+        fill_pool(tmp_path, range(4), make)
+    (tmp_path / "00000009").mkdir()  # a folder without tracks, as a crash would leave it
+    assert ClipPool.open(tmp_path).names == ("00000000", "00000001")
+    assert fill_pool(tmp_path, range(4), dotted_clip) == 2
+    assert len(ClipPool.open(tmp_path)) == 4
+
+
+def test_a_clip_comes_back_from_the_pool_as_it_was(tmp_path: Path) -> None:
+    clip = dotted_clip(7)
+    write_clip(tmp_path, clip)
+    again = ClipPool.open(tmp_path)[0]
+    for name in ("frames", "xy", "visible", "valid"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(clip, name))
+
+
+def test_an_empty_folder_says_how_to_fill_it(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="pointloom synth layered"):
+        ClipPool.open(tmp_path)
