@@ -122,7 +122,7 @@ def local_scale(maps: Homographies) -> Path:
     return np.sqrt(np.abs(np.linalg.det(maps)) / depth**3)
 
 
-def _key_times(rng: np.random.Generator, frames: int, spacing: tuple[int, int]) -> Path:
+def _key_times(rng: np.random.Generator, frames: int, spacing: tuple[int, int]) -> Float[np.ndarray, " keys"]:
     """Increasing times that begin at or before the first frame and end after the last one."""
     times = [-rng.uniform(0, spacing[0])]
     while times[-1] < frames:
@@ -130,7 +130,7 @@ def _key_times(rng: np.random.Generator, frames: int, spacing: tuple[int, int]) 
     return np.array(times)
 
 
-def _ease(times: Path, values: Path, frames: int) -> Path:
+def _ease(times: Float[np.ndarray, " keys"], values: Float[np.ndarray, " keys"], frames: int) -> Path:
     """Values at `times`, with a smooth start and stop between each two."""
     time = np.arange(frames)
     left = np.clip(np.searchsorted(times, time, side="right") - 1, 0, len(times) - 2)

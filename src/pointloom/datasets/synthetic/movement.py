@@ -32,7 +32,8 @@ REFERENCE_WIDTH = 256  # sizes and speeds below are pixels of a frame this wide
 
 CALM_SHARE, CALM_SPEED = 0.25, 0.15  # of the cameras that move
 PAN_SPEED, SWAY_PX = 5.0, 4.0  # at difficulty 1
-RETURN_SHARE = 0.5  # of the cameras that come back instead of leaving for ever
+RETURN_SHARE, RETURN_REACH = 0.5, (0.2, 0.8)  # cameras that soon come back; how far they go, in frame widths
+FAR_REACH = 2.0  # frame widths, for the others
 SHAKE_SHARE, SHAKE_PX, SHAKE_ROLL = 0.5, (0.2, 1.5), 0.004  # pixels and radians, at difficulty 1
 STRONG_SHARE = 0.3  # of the clips and objects that turn strongly; the same again for zoom, and for tilt
 CAMERA_QUIET = 0.06  # of the strong roll and zoom, for the other cameras
@@ -100,9 +101,8 @@ def moving_camera(rng: np.random.Generator, terms: Terms) -> Homographies:
     speed = terms.speed * (CALM_SPEED if rng.random() < CALM_SHARE else 1.0)
     pan = drive(rng, T, PAN_SPEED * speed)
     pan += np.stack([wave(rng, T, SWAY_PX * speed) for _ in range(2)], axis=-1)
-    if rng.random() < RETURN_SHARE:
-        reach = rng.uniform(0.2, 0.8) * terms.view[0]
-        pan = reach * np.sin(pan / reach)
+    reach = terms.view[0] * (rng.uniform(*RETURN_REACH) if rng.random() < RETURN_SHARE else FAR_REACH)
+    pan = reach * np.sin(pan / reach)
     roll = swing(rng, T, CAMERA_ROLL * _emphasis(rng, CAMERA_QUIET) * turning, CAMERA_ROLL_RATE * turning)
     zoom = swing(rng, T, CAMERA_ZOOM * _emphasis(rng, CAMERA_QUIET) * turning, ZOOM_RATE * turning)
     tilt = _swings(rng, T, CAMERA_TILT * turning, CAMERA_TILT_RATE * turning)
@@ -140,8 +140,8 @@ def object_motion(rng: np.random.Generator, camera: Homographies, terms: Terms, 
         low, high = np.minimum(-margin, view / 2 - 1), np.maximum(view + margin, view / 2 + 1)
         path = np.stack([bounce(place[i] + way[:, i], low[i], high[i]) for i in range(2)], axis=-1)
         maps = card(path, angle=angle, scale=scale, tilt=tilt, focal=focal)
-    gain = np.exp(rng.uniform(-0.4, 0.4) * np.sin(tilt).sum(axis=-1) + swing(rng, T, 0.1 * terms.difficulty))
-    return Motion(maps, gain)
+    light = rng.uniform(-0.4, 0.4) * np.sin(tilt).sum(axis=-1) + swing(rng, T, 0.1 * terms.difficulty)
+    return Motion(maps, np.exp(terms.wear * light))
 
 
 def sweep(rng: np.random.Generator, terms: Terms, diameter: float) -> Motion:

@@ -48,7 +48,7 @@ class Recording:
     noise: Int16[np.ndarray, "H2 W2 3"] | None
     quality: int | None
 
-    def develop(self, canvas: Frame, t: int, rng: np.random.Generator) -> Frame:
+    def develop(self, canvas: UInt8[np.ndarray, "h w 3"], t: int, rng: np.random.Generator) -> Frame:
         """The canvas of frame `t` as the recorded frame."""
         frame, size = canvas, self.size
         if self.defocus[t] > 0.2:

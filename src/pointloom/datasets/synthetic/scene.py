@@ -122,7 +122,7 @@ def _object(
     size, density = _texture_size(width, height, motion.maps, terms)
     texture = resize(cover, *size) if finished else _sticker(rng, cover, size)
     texture = _maybe_defocused(rng, texture, terms)
-    ripple = _ripple(rng, min(size), terms) if rng.random() < RIPPLE_SHARE else None
+    ripple = _ripple(rng, float(min(size)), terms) if rng.random() < RIPPLE_SHARE else None
     layer = Layer(texture, motion.maps @ _centred(size, density), motion.gain, terms.view, ripple=ripple)
     shadow = [_shadow(rng, layer, diameter * terms.unit)] if rng.random() < SHADOW_SHARE * terms.wear else []
     return [*shadow, layer]
