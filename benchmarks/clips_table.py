@@ -2,8 +2,8 @@
 
     python benchmarks/clips_table.py FOLDER tiny lucas-kanade static --json scores.json
 
-Queries at the first visible frame, positions scaled to 256 x 256 (TAP-Vid's rules), frames at full resolution, mean over
-the clips of a group. `valid` is honoured. For groups of joints, delta_avg only says something at 4 px and above.
+Queries at the first visible frame, positions scaled to 256 x 256 (TAP-Vid's rules), frames at full resolution, mean
+over the clips of a group. `valid` is honoured. For groups of joints, delta_avg only says something at 4 px and above.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pointloom import Queries, Tracker, load_model
 from pointloom.datasets.clip import AnnotatedClip
 from pointloom.datasets.clips import ClipsFolder, group_of
 from pointloom.evaluation.metrics import evaluated_frames, sample_queries, tapvid, to_evaluation
 from pointloom.models.classical import lucas_kanade, static_point
+from pointloom.models.zoo import load_model
+from pointloom.queries import Queries
+from pointloom.tracking.tracker import Tracker
 from pointloom.training.pool import ClipPool
 
 SHOWN = ("aj", "delta_avg", "oa", "delta_1", "delta_4", "delta_16")
