@@ -59,7 +59,7 @@ class FrameFeatures:
     start   index of the first frame in the video
     """
 
-    maps: tuple[Float[Tensor, "B T h w C"], ...]
+    maps: tuple[Float[Tensor, "B T _h _w _C"], ...]
     size: tuple[int, int]
     input: tuple[int, int]
     start: int = 0
@@ -109,7 +109,7 @@ class PointFeatures:
     """
 
     queries: Float[Tensor, "B N 3"]
-    support: tuple[Float[Tensor, "B N P P C"], ...]
+    support: tuple[Float[Tensor, "B N _P _P _C"], ...]
     reached: Bool[Tensor, "B N"] | None = None
 
     def __len__(self) -> int:

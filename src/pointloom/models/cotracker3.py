@@ -434,8 +434,8 @@ class CoTracker3(Model):
 
     def tokens(
         self,
-        maps: Sequence[Float[Tensor, "B T h w C"]],
-        support: Sequence[Float[Tensor, "B N S S C"]],
+        maps: Sequence[Float[Tensor, "B T _h _w _C"]],
+        support: Sequence[Float[Tensor, "B N S S _C"]],
         cells: Float[Tensor, "B T N 2"],
         visibility: Float[Tensor, "B T N"],
         confidence: Float[Tensor, "B T N"],
