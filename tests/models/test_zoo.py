@@ -52,6 +52,18 @@ def test_saving_then_loading_gives_the_same_weights_and_configuration(small: CoT
     assert [p.name for p in tmp_path.iterdir()] == ["mine.safetensors"]
 
 
+def test_half_precision_halves_the_file_and_is_read_back_as_float32(small: CoTracker3, tmp_path: Path) -> None:
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    zoo.save_weights(whole, small, {})
+    zoo.save_weights(half, small, {}, dtype=torch.float16)
+    assert half.stat().st_size < 0.7 * whole.stat().st_size
+    again = zoo.load_model(half)
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+    assert torch.equal(again.time_emb, small.time_emb)
+    for key, value in small.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[key], value, rtol=1e-3, atol=1e-6)
+
+
 def test_the_hash_changes_with_a_single_weight(small: CoTracker3) -> None:
     before = zoo.weights_hash(small)
     with torch.no_grad():

@@ -169,11 +169,22 @@ def weights_hash(model: torch.nn.Module) -> str:
 # -------------------------------------------------------------------------------------------------- files of our own
 
 
-def save_weights(path: Path, model: CoTracker3, about: Mapping[str, str]) -> None:
-    """Write a model with its configuration; `about` goes into the header (recipe, licence, scores ...)."""
+def save_weights(
+    path: Path, model: CoTracker3, about: Mapping[str, str], *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write a model with its configuration; `about` goes into the header (recipe, licence, scores ...).
+
+    `dtype` is the type in which parameters are stored (float16 halves the file; they are read back as float32). Buffers
+    keep their own.
+    """
     header = {"format": FILE_FORMAT, "family": "cotracker3", "config": json.dumps(dataclasses.asdict(model.config))}
+    parameters = {name for name, _ in model.named_parameters()}
+    state = {
+        key: (value.to(dtype) if key in parameters else value).detach().contiguous()
+        for key, value in model.state_dict().items()
+    }
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({k: v.detach().contiguous() for k, v in model.state_dict().items()}, unfinished, {**about, **header})
+    save_file(state, unfinished, {**about, **header})
     unfinished.replace(path)
 
 
