@@ -91,7 +91,7 @@ def test_a_frame_said_twice_is_refused():
     [
         ((0, np.nan, 7), "query 1 is .*nan.*not three numbers"),
         ((np.inf, 3, 7), "query 1 is .*inf.*not three numbers"),
-        ((-1, 3, 7), "query 1 starts in frame -1, .*10 frames .0..9.*count from 0"),
+        ((-1, 3, 7), "query 1 starts in frame -1.*count from 0"),
         ((10, 3, 7), "query 1 starts in frame 10, .*10 frames .0..9.*subtract the clip's first frame"),
         ((5.7, 3, 7), r"query 1 starts in frame 5\.7\. .*whole numbers"),
         ((0, 63.6, 7), r"query 1 lies at \(63\.6, 7\), outside the frame of 64 x 48"),

@@ -7,7 +7,7 @@ from small_models import ALONE, SIZE, STEP, TOGETHER, WINDOW, CountingVideo, mov
 
 from pointloom.errors import OptionError, QueryError, VideoError
 from pointloom.queries import Queries
-from pointloom.tracking.memory import measure_costs
+from pointloom.tracking.memory import FIXED_POINTS, measure_costs
 from pointloom.tracking.runner import Runner
 from pointloom.tracking.tracker import Tracker
 from pointloom.tracking.windows import walk
@@ -198,7 +198,7 @@ def budget_for(model, points: int, walking: int = 10**6) -> int:
     costs = measure_costs(Runner(model, CPU), SIZE)
     held = 2 * WINDOW * costs.frame
     descriptions = 2 * min(len(QUERIES), walking) * costs.point
-    return held + descriptions + max(points * WINDOW * costs.pair, costs.encoding)
+    return held + descriptions + max((FIXED_POINTS + points) * WINDOW * costs.pair, costs.encoding)
 
 
 @both_modes

@@ -48,11 +48,12 @@ def on_frame(xy: Float32[np.ndarray, "N 2"], frame: int) -> Float32[np.ndarray, 
     return np.column_stack([np.full(len(xy), frame), xy]).astype(np.float32)
 
 
-def check_queries(queries: Float32[np.ndarray, "N 3"], video: VideoLike) -> None:
-    """Raise QueryError for the first query that cannot be tracked in this video."""
+def check_queries(queries: Float32[np.ndarray, "N 3"], *, frames: int | None, size: tuple[int, int] | None) -> None:
+    """Raise QueryError for the first query that cannot be tracked in a video of so many frames of this (width, height).
+
+    None where there is no end, or where the size is not known yet.
+    """
     frame, x, y = queries.T
-    count = len(video)
-    width, height = video.size
     _refuse(
         ~np.isfinite(queries).all(axis=1),
         lambda n: (
@@ -65,15 +66,20 @@ def check_queries(queries: Float32[np.ndarray, "N 3"], video: VideoLike) -> None
             f"starts in frame {frame[n]:g}. Frames are whole numbers that count from 0; round it, or convert seconds."
         ),
     )
+    _refuse(frame < 0, lambda n: f"starts in frame {frame[n]:.0f}. Frames count from 0.")
+    if frames is not None:
+        _refuse(
+            frame >= frames,
+            lambda n: (
+                f"starts in frame {frame[n]:.0f}, but the video has {frames} frames ({_range(frames)}). "
+                f"Frames count from 0. If the query refers to the uncut video, subtract the clip's first frame."
+            ),
+        )
+    if size is None:
+        return
+    width, height = size
     _refuse(
-        (frame < 0) | (frame >= count),
-        lambda n: (
-            f"starts in frame {frame[n]:.0f}, but the video has {count} frames ({_range(count)}). Frames count from 0. "
-            f"If the query refers to the uncut video, subtract the clip's first frame."
-        ),
-    )
-    _refuse(
-        ~inside(queries[:, 1:], (width, height)),
+        ~inside(queries[:, 1:], size),
         lambda n: (
             f"lies at ({x[n]:g}, {y[n]:g}), outside the frame of {width} x {height} pixels "
             f"(x in -0.5..{width - 0.5}, y in -0.5..{height - 0.5}). Queries are (frame, x, y) in pixels of the video: "

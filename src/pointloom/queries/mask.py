@@ -58,7 +58,7 @@ class Mask:
 
 def read_mask(path: Path) -> Bool[np.ndarray, "H W"]:
     """Read an image and return where it is not black."""
-    import cv2  # noqa: PLC0415 - slow to import, and rarely needed here
+    import cv2  # slow to import, and rarely needed here
 
     if not path.is_file():
         raise QueryError(f"there is no mask {path}.")

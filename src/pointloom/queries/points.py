@@ -38,15 +38,15 @@ class Points:
             )
         if array.shape[1] == 3 and frame is not None:
             raise QueryError(f"queries of three numbers say their frame themselves; leave out frame={frame}.")
-        self._queries = array.copy() if array.shape[1] == 3 else on_frame(array, frame or 0)
+        self.queries = array.copy() if array.shape[1] == 3 else on_frame(array, frame or 0)
 
     def __repr__(self) -> str:
         """Say how many there are."""
-        return f"Points({len(self._queries)})"
+        return f"Points({len(self.queries)})"
 
     def sample(self, video: VideoLike) -> Float32[np.ndarray, "N 3"]:
         """Return them, whatever the video."""
-        return self._queries.copy()
+        return self.queries.copy()
 
 
 def read_queries(path: str | Path) -> Float32[np.ndarray, "N 3"]:
@@ -64,7 +64,7 @@ def read_queries(path: str | Path) -> Float32[np.ndarray, "N 3"]:
     if not path.is_file():
         raise FormatError(f"there is no file {path}.")
     try:
-        return Points(READERS[path.suffix](path))._queries
+        return Points(READERS[path.suffix](path)).queries
     except QueryError as error:
         raise QueryError(f"{path.name}: {error}") from error
     except (OSError, UnicodeDecodeError, ValueError, KeyError, EOFError) as error:

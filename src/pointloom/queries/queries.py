@@ -67,5 +67,5 @@ class Queries:
         """Return all points as (frame, x, y). Raises QueryError for the first that cannot be tracked in this video."""
         parts = [np.zeros((0, 3), np.float32), *(sampler.sample(video) for sampler in self.samplers)]
         queries = np.concatenate(parts)
-        check_queries(queries, video)
+        check_queries(queries, frames=len(video), size=video.size)
         return queries

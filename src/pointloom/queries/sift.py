@@ -25,7 +25,7 @@ class Sift:
 
     def sample(self, video: VideoLike) -> Float32[np.ndarray, "N 3"]:
         """Return the key points, each position once (SIFT repeats one for every orientation that it finds)."""
-        import cv2  # noqa: PLC0415 - slow to import, and rarely needed here
+        import cv2  # slow to import, and rarely needed here
 
         check_frame(self.frame, video, "SIFT key points")
         grey = cv2.cvtColor(np.ascontiguousarray(video[self.frame : self.frame + 1][0]), cv2.COLOR_RGB2GRAY)

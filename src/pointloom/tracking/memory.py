@@ -7,8 +7,9 @@
 
 `frame` and `point` are counted on a blank frame. `pair`, what a model needs for one point in one frame, is estimated
 for a tracker that correlates: it reads 64 feature vectors around the present position, and has about six arrays of
-products of those with the vectors of its description. The factors 10 and 6 are measured on CoTracker3's networks
-(encoding takes 9 times the features, `tiny` 4 times). Weights, the video, and the tracks come on top.
+products of those with the vectors of its description. What does not grow with the points (virtual tracks) counts as ten
+more of them. The numbers are measured on CoTracker3's networks; encoding takes 9 times the features there, and 4 times
+in `tiny`. Weights, the video, and the tracks come on top.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KI
 ENCODING_FACTOR = 10
 POSITIONS_READ = 64  # (2 * 3 + 2)^2: whole cells around a position with a radius of 3
 PRODUCT_ARRAYS = 6
+FIXED_POINTS = 10
 MOST_FRAMES_AT_ONCE = 8  # more are not faster
 
 SHARE_OF_KEPT_FEATURES = 0.5  # of the budget, for features of a whole video that would otherwise be computed again
@@ -94,11 +96,11 @@ def plan_memory(
     is how often the video is walked over. Raises OptionError if even the least does not fit.
     """
     whole = frames * costs.frame + (0 if full else window * costs.frame)
-    least_refining = together * (window * costs.pair + costs.point)
+    least_refining = (FIXED_POINTS + together) * (window * costs.pair + costs.point)
     if full:
         _require(budget, whole + max(costs.encoding, least_refining), full=True, frames=frames)
         left = budget - whole
-        at_once = max(left // (window * costs.pair + costs.point), together)
+        at_once = left // (window * costs.pair + costs.point) - FIXED_POINTS
         return MemoryPlan(_frames_at_once(left, costs), True, at_once, max(points, together))
 
     passing = 2 * window * costs.frame
@@ -109,8 +111,8 @@ def plan_memory(
     left = budget - (whole if keep else passing)
     walk = _points_a_walk(left, costs, together)
     left -= min(points, walk) * costs.point
-    at_once = max(left // (window * costs.pair), together)
-    return MemoryPlan(_frames_at_once(left, costs), keep, at_once, walk)
+    at_once = left // (window * costs.pair) - FIXED_POINTS
+    return MemoryPlan(_frames_at_once(left, costs), keep, max(at_once, together), walk)
 
 
 def _points_a_walk(left: int, costs: Costs, together: int) -> int:
@@ -124,12 +126,16 @@ def _frames_at_once(left: int, costs: Costs) -> int:
 def _require(budget: int, least: int, *, full: bool, frames: int) -> None:
     if least <= budget:
         return
-    what = (
-        f"seeing all {frames} frames at once needs about {least / 1e9:.3g} GB, more than memory_budget "
-        f"({budget / 1e9:.3g} GB). Use mode='windowed' with a model that has it, so that the need does not grow with "
-        f"the video; a larger memory_budget; or a shorter clip."
-        if full
-        else f"one window of {frames} frames needs about {least / 1e9:.3g} GB, more than memory_budget "
-        f"({budget / 1e9:.3g} GB). Use a larger memory_budget, fewer support points, or smaller frames."
+    need = f"needs about {_readable(least)}, more than memory_budget ({_readable(budget)})"
+    if full:
+        raise OptionError(
+            f"seeing all {frames} frames at once {need}. Use mode='windowed' with a model that has it, so that the need "
+            f"does not grow with the video; a larger memory_budget; or a shorter clip."
+        )
+    raise OptionError(
+        f"one window of {frames} frames {need}. Use a larger memory_budget, fewer support points, or smaller frames."
     )
-    raise OptionError(what)
+
+
+def _readable(count: int) -> str:
+    return f"{count / 1e9:.3g} GB" if count >= 10**9 else f"{count / 1e6:.3g} MB"

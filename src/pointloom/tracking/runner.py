@@ -45,7 +45,7 @@ class Runner:
 
     def encode(self, frames: UInt8[np.ndarray, "T H W 3"], start: int) -> FrameFeatures:
         """Compute the features of frames `start`, `start + 1`, ..."""
-        tensor = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device)
+        tensor = torch.from_numpy(np.require(frames, np.uint8, ["C", "W"])).to(self.device)
         features = self.model.encode(tensor[None], start)
         if self.dtype is None:
             return features
