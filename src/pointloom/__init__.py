@@ -3,9 +3,8 @@
     from pointloom import Queries, Tracker, load_model, open_video
 
     tracks = Tracker(load_model("tiny")).track(open_video("clip.mp4"), Queries.grid(20))
-    tracks.save("tracks.npz")
 
-Names are imported when they are first used, so that `import pointloom` takes no time.
+The public names are those below; each is imported when it is first used, so `import pointloom` itself loads nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from pointloom.tracks import Tracks
     from pointloom.video import open_video, write_video
 
-    __version__: str
+__version__ = "0.1.0"
 
 __all__ = [
     "Queries",
@@ -35,7 +34,7 @@ __all__ = [
     "write_video",
 ]
 
-_HOMES = {
+_HOME = {
     "Queries": "pointloom.queries",
     "Stream": "pointloom.tracking.stream",
     "Tracker": "pointloom.tracking.tracker",
@@ -48,16 +47,12 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from the module that it lives in."""
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("pointloom")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'pointloom' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    """Import a public name from the module where it lives."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
     """List the public names."""
-    return sorted(__all__)
+    return __all__

@@ -129,8 +129,8 @@ def _require(budget: int, least: int, *, full: bool, frames: int) -> None:
     need = f"needs about {_readable(least)}, more than memory_budget ({_readable(budget)})"
     if full:
         raise OptionError(
-            f"seeing all {frames} frames at once {need}. Use mode='windowed' with a model that has it, so that the need "
-            f"does not grow with the video; a larger memory_budget; or a shorter clip."
+            f"seeing all {frames} frames at once {need}. Use mode='windowed' with a model that has it, so that the "
+            f"need does not grow with the video; a larger memory_budget; or a shorter clip."
         )
     raise OptionError(
         f"one window of {frames} frames {need}. Use a larger memory_budget, fewer support points, or smaller frames."
