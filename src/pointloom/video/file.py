@@ -30,6 +30,7 @@ PROBED_FRAMES = 8  # decoded when a file is opened, to see whether its index can
 IDLE_CURSORS = 2
 REMEMBERED_BYTES = 64 * 2**20  # of decoded pictures, for each cursor
 REMEMBERED_FRAMES = 64
+ROUNDING_S = 0.002  # some containers round times to milliseconds
 WORTH_A_SEEK = 16  # frames; skipping fewer is quicker by decoding them
 ENTRANCES = 2  # starts that are tried before decoding from the beginning
 
@@ -48,7 +49,7 @@ class FileSource(Source):
         self._orientation = Orientation.of(first)
         limits.check_size(self.name, *self._stored_size)
         if self._index.fault is not None:
-            self._report()
+            self._report(self._index.declared)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -63,11 +64,11 @@ class FileSource(Source):
     @property
     def fps(self) -> float:
         """What the header says where it agrees with the times, else the mean rate."""
-        seconds = self._index.seconds
-        if len(seconds) < 2:
-            return self._index.rate
-        mean = (len(seconds) - 1) / float(seconds[-1] - seconds[0])
-        return self._index.rate if abs(self._index.rate / mean - 1) < 0.02 else mean
+        intervals, stated = len(self._index) - 1, self._index.rate
+        if intervals < 1:
+            return stated
+        span_s = float(self._index.seconds[-1] - self._index.seconds[0])
+        return stated if abs(span_s - intervals / stated) < ROUNDING_S else intervals / span_s
 
     def frames(self, indices: range) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Yield frames. Where a fault is met the video ends, with a warning, and its length is corrected."""
@@ -130,10 +131,10 @@ class FileSource(Source):
         start = next(iter(index.starts_before(i)), None)
         self._index = scan(self._open, index, self.limits, self.name, start=start)
         if self._index.fault != index.fault or len(self._index) < len(index):
-            self._report()
+            self._report(max(self._index.declared, len(index)))
 
-    def _report(self) -> None:
-        self.report_fault(self._index.declared, len(self._index), self._index.fault or "frames are missing")
+    def _report(self, declared: int) -> None:
+        self.report_fault(declared, len(self._index), self._index.fault or "not every packet holds a frame")
 
     def _take(self, i: int) -> _Cursor:
         """Take the cursor that is nearest to frame `i` out of the idle ones, or make one."""
@@ -181,12 +182,17 @@ class _Cursor:
         if i >= self.position and (ahead is None or ahead < self.position + WORTH_A_SEEK):
             return self._forward_to(i)
         for start in [*starts[:ENTRANCES], None]:
-            if self._enter(start):
+            try:
+                self._enter(start)
                 number, picture = self._next()
-                if number == i:
-                    return picture
-                if number < i:
-                    return self._forward_to(i)
+            except (Fault, av.FFmpegError):
+                if start is None:
+                    raise
+                continue  # some files cannot be entered everywhere
+            if number == i:
+                return picture
+            if number < i:
+                return self._forward_to(i)
         raise Fault("a frame is missing")
 
     def _forward_to(self, i: int) -> VideoFrame:
@@ -207,22 +213,18 @@ class _Cursor:
             return number, picture
         raise Fault("the frames end early")
 
-    def _enter(self, start: Start | None) -> bool:
-        """Go to a start, or to the beginning. Returns whether the file can be entered there."""
+    def _enter(self, start: Start | None) -> None:
+        """Go to a start, or to the beginning."""
         if start is None:
             self._files.close()
             self._container, self._stream = self._opener()
             self._files.enter_context(self._container)
             self.position = 0
         else:
-            try:
-                self._container.seek(start.seek_to, stream=self._stream)
-            except av.FFmpegError:
-                return False
+            self._container.seek(start.seek_to, stream=self._stream)
         self._pictures = decode_forward(
-            self._container, self._stream, self._limits, self._name, keyed=self.index.keyed, since=start
+            self._container, self._stream, self._limits, self._name, self.index, since=start
         )
-        return True
 
     def _remember(self, number: int, picture: VideoFrame) -> None:
         self._remembered.append((number, picture))

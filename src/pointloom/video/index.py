@@ -21,6 +21,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -30,19 +31,22 @@ from pointloom.video.source import DEFAULT_FPS, Limits
 
 Opener = Callable[[], tuple[InputContainer, VideoStream]]
 
-ENDS_EARLY_S = 0.25  # a file may end this much (and two frames) before the duration in its header
+ENDS_EARLY_FRAMES = 2  # a file may end this much before the duration in its header
 HOLE = 1.5  # times the usual distance between frames
 STATE_DURATION = ("matroska", "mov")  # containers whose header has the true duration
-CUT_PACKETS_LOOK_WHOLE = ("mpegts", "mpeg")  # containers that do not say so when the last packet is incomplete
+CUT_PACKETS_LOOK_WHOLE = ("mpegts", "mpeg")  # containers that do not say so when the last frame is incomplete
+TRANSPORT_UNITS = (188, 192, 204)  # bytes; every transport stream is made of equal pieces of one of these sizes
+GIF_ENDS = (0x00, 0x3B)  # last byte of a GIF frame, and of a GIF
 HIDES_FRAMES = frozenset({"vp8"})  # has packets that are only referred to and never shown
 LOSES_FRAMES_SILENTLY = frozenset({"hevc"})  # the decoder skips what it cannot decode and does not say so
 
 
 class Start(NamedTuple):
-    """A frame that a decoder can start with, and the time stamp that brings a demuxer to it."""
+    """A packet that a decoder can start with, and the time stamp that brings a demuxer to it."""
 
     pts: int
     seek_to: int
+    size: int
 
 
 class Fault(Exception):  # noqa: N818  never leaves this package
@@ -92,10 +96,15 @@ class FrameIndex:
             return []
         return [start for start in reversed(self.starts) if start.pts <= self.pts[i]]
 
+    def knows(self, packet: Packet[VideoStream]) -> bool:
+        """Whether this packet is a start. After a seek some demuxers give times that are not those of the file."""
+        return any(start.pts == packet.pts and start.size == packet.size for start in self.starts)
+
 
 class _Packet(NamedTuple):
     pts: int | None
     dts: int | None
+    size: int
     is_key: bool
     is_shown: bool
 
@@ -116,6 +125,7 @@ def index_packets(opener: Opener, limits: Limits, name: str) -> tuple[FrameIndex
     fault: Fault | None = None
     beyond_fault = 0
     end_s = 0.0
+    last: Packet[Stream] | None = None
     container, stream = opener()
     with container:
         stated = _stated_packets(container, stream)
@@ -134,13 +144,21 @@ def index_packets(opener: Opener, limits: Limits, name: str) -> tuple[FrameIndex
                     continue
                 is_hidden = stream.codec_context.name in HIDES_FRAMES and _is_hidden_vp8(packet)
                 is_shown = not packet.is_discard and not is_hidden
-                packets.append(_Packet(packet.pts, packet.dts, packet.is_keyframe, is_shown))
+                packets.append(_Packet(packet.pts, packet.dts, packet.size, packet.is_keyframe, is_shown))
+                last = packet
                 limits.check_length(name, len(packets))
         except av.FFmpegError as error:
             fault = Fault(f"the file is damaged ({error.strerror})")
-        missing = stated - len(packets) if stated else beyond_fault + _frames_missing(container, stream, end_s)
+        if fault is None and last is not None and _is_cut(container, last):
+            fault = Fault("the file ends in the middle of a frame", packets.pop().pts)
+            beyond_fault = 1
+        if stated:
+            missing = stated - _packets_passed(container, packets)
+        else:
+            missing = beyond_fault + _frames_missing(container, stream, end_s)
         index = _index_of(packets, stream, fault)
-        if fault is None and missing > 0:
+        has_hole = container.format.name in CUT_PACKETS_LOOK_WHOLE and _hole_at_the_end(index, packets) is not None
+        if fault is None and (missing > 0 or has_hole):
             fault = Fault("the file ends early")
         if fault is not None:
             declared = sum(packet.is_shown for packet in packets) + max(missing, 0)
@@ -157,7 +175,7 @@ def scan(opener: Opener, index: FrameIndex, limits: Limits, name: str, *, start:
         try:
             if start is not None:
                 container.seek(start.seek_to, stream=stream)
-            for frame in decode_forward(container, stream, limits, name, keyed=index.keyed, since=start):
+            for frame in decode_forward(container, stream, limits, name, index, since=start):
                 found.append(frame.pts)
                 limits.check_length(name, len(found))
         except Fault as met:
@@ -178,6 +196,8 @@ def scan(opener: Opener, index: FrameIndex, limits: Limits, name: str, *, start:
             fault = Fault("a frame cannot be decoded", int(lost[0])) if len(lost) else None
         if fault is not None and fault.pts is not None:
             pts = pts[pts < fault.pts]
+        if index.fault is not None and len(expected):
+            pts = pts[pts <= expected[-1]]
         if start is not None:
             pts = np.concatenate([expected[expected < start.pts], pts])
         index = replace(index, seconds=pts * time_base, pts=pts)
@@ -191,16 +211,17 @@ def decode_forward(
     stream: VideoStream,
     limits: Limits,
     name: str,
+    index: FrameIndex,
     *,
-    keyed: bool,
     since: Start | None,
 ) -> Iterator[VideoFrame]:
     """Yield frames in the order in which they are shown from where the container stands, until the first fault.
 
-    Raises Fault there. Frames before `since` are left out: they may refer to some that were not decoded.
+    Raises Fault there. `since` is where the container was told to go: frames before it are left out, as they may refer
+    to some that were not decoded.
     """
     packets = container.demux(stream)
-    waits_for_key = keyed
+    waits_for_key = index.keyed
     fault: Fault | None = None
     asked_at = time.monotonic()
     while fault is None:
@@ -210,10 +231,13 @@ def decode_forward(
             packet = next(packets, None)
             if packet is None:
                 return
-            waits_for_key = waits_for_key and not packet.is_keyframe
+            if waits_for_key and packet.is_keyframe:
+                waits_for_key = False
+                if since is not None and not index.knows(packet):
+                    raise Fault("the file cannot be entered here")
             if packet.is_corrupt:
                 fault = Fault("a frame is incomplete", packet.pts)
-            elif not waits_for_key:
+            elif not waits_for_key and (packet.size or packet.dts is None):  # without times it is the call to finish
                 frames = packet.decode()
         except av.FFmpegError as error:
             fault = Fault(f"a frame cannot be decoded ({error.strerror})", packet.pts if packet else None)
@@ -242,7 +266,7 @@ def _index_of(packets: Sequence[_Packet], stream: VideoStream, fault: Fault | No
     first_key = next((i for i, packet in enumerate(packets) if packet.is_key), None)
     packets = packets[first_key or 0 :]  # a recording may begin in the middle of a scene
     starts = sorted(
-        Start(packet.pts, packet.pts if packet.dts is None else min(packet.pts, packet.dts))
+        Start(packet.pts, packet.pts if packet.dts is None else min(packet.pts, packet.dts), packet.size)
         for packet in packets
         if packet.is_key and packet.pts is not None
     )
@@ -266,16 +290,20 @@ def _usable(pts: Sequence[int | None]) -> Int64[np.ndarray, " T"] | None:
     return array if (np.diff(array) > 0).all() else None
 
 
-def _without_hole_at_the_end(index: FrameIndex, packets: Sequence[_Packet]) -> FrameIndex:
-    """Drop frames at the end of a cut file whose predecessors would have been stored after the cut."""
+def _hole_at_the_end(index: FrameIndex, packets: Sequence[_Packet]) -> int | None:
+    """Number of the frame from which on frames lack predecessors, which would have been stored after the end."""
     if index.pts is None or len(index) < 3 or packets[-1].dts is None:
-        return index
+        return None
     gaps = np.diff(index.pts)
     is_hole = (gaps > HOLE * np.median(gaps)) & (index.pts[1:] > packets[-1].dts)
-    if not is_hole.any():
+    return int(is_hole.argmax()) + 1 if is_hole.any() else None
+
+
+def _without_hole_at_the_end(index: FrameIndex, packets: Sequence[_Packet]) -> FrameIndex:
+    hole = _hole_at_the_end(index, packets)
+    if hole is None or index.pts is None:
         return index
-    whole = int(is_hole.argmax()) + 1
-    return replace(index, seconds=index.seconds[:whole], pts=index.pts[:whole])
+    return replace(index, seconds=index.seconds[:hole], pts=index.pts[:hole])
 
 
 def _stated_packets(container: InputContainer, stream: VideoStream) -> int:
@@ -285,13 +313,29 @@ def _stated_packets(container: InputContainer, stream: VideoStream) -> int:
     return int(stream.frames)
 
 
+def _is_cut(container: InputContainer, last: Packet[Stream]) -> bool:
+    """Whether a file ends in the middle of its last packet, for containers whose demuxers do not look."""
+    if container.format.name == "gif":
+        return bytes(last)[-1] not in GIF_ENDS
+    if container.format.name == "mpegts":
+        return all(container.size % unit for unit in TRANSPORT_UNITS)
+    return False
+
+
+def _packets_passed(container: InputContainer, packets: Sequence[_Packet]) -> int:
+    """How many of the stated packets have gone by. In AVI empty ones, which repeat the last frame, are stated too."""
+    if container.format.name == "avi" and packets and packets[-1].dts is not None:
+        return packets[-1].dts + 1  # AVI counts time in packets
+    return len(packets)
+
+
 def _frames_missing(container: InputContainer, stream: VideoStream, end_s: float) -> int:
     """How many frames would fit between the end of the last packet and the declared end of the file."""
     if not container.format.name.startswith(STATE_DURATION) or not container.duration:
         return 0
     missing_s = container.duration / av.time_base - end_s
     rate = _rate(stream)
-    return round(missing_s * rate) if missing_s > ENDS_EARLY_S + 2 / rate else 0
+    return round(missing_s * rate) if missing_s * rate > ENDS_EARLY_FRAMES else 0
 
 
 def _rate(stream: VideoStream) -> float:
@@ -299,6 +343,6 @@ def _rate(stream: VideoStream) -> float:
     return float(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
 
 
-def _is_hidden_vp8(packet: av.Packet[Stream]) -> bool:
+def _is_hidden_vp8(packet: Packet[Stream]) -> bool:
     """A VP8 frame whose `show_frame` bit is not set (RFC 6386, 9.1)."""
     return not bytes(packet)[0] >> 4 & 1

@@ -101,7 +101,7 @@ class Source(ABC):
         if self.strict:
             raise CorruptVideoError(f"{message} Without strict=True those {found} frames can be used.")
         warnings.warn(
-            f"{message} The video ends there; strict=True makes this an error.", PointloomWarning, stacklevel=3
+            f"{message} Those {found} are used; strict=True makes this an error.", PointloomWarning, stacklevel=3
         )
 
 

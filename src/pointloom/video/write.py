@@ -33,6 +33,7 @@ SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
 DEFAULT_CRF, WORST_CRF = 18, 51
 TICK = Fraction(1, 90_000)  # seconds; of irregular times, as in broadcasts
 LARGEST_DENOMINATOR = 1001  # of frame rates: 30000/1001
+UNLIMITED = 10**9  # bits a second
 
 
 def _x264(crf: int, pixels_a_second: int) -> dict[str, str]:
@@ -45,9 +46,9 @@ def _openh264(crf: int, pixels_a_second: int) -> dict[str, str]:
 
 
 def _mpeg4(crf: int, pixels_a_second: int) -> dict[str, str]:
-    """Quantisers 1..31, in units of 118 (FF_QP2LAMBDA), as wide as the steps of H.264 at that crf."""
-    quantiser = min(max(2 ** ((crf - 4) / 6) / 2, 1), 31)
-    return {"flags": "+qscale", "global_quality": str(round(118 * quantiser))}
+    """A constant quantiser, 1..31, as wide as the steps of H.264 at that crf; as many bits as that takes."""
+    quantiser = str(min(max(round(2 ** ((crf - 4) / 6) / 2), 1), 31))
+    return {"qmin": quantiser, "qmax": quantiser, "b": str(UNLIMITED)}
 
 
 # The first that this build of FFmpeg has is used. Each turns a quality on x264's scale into its own options.
@@ -162,7 +163,10 @@ def _appearing_when_complete(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
         yield part
-        part.replace(path)
+        try:
+            part.replace(path)
+        except OSError as error:
+            raise VideoError(f"{path} could not be written ({error.strerror}).") from error
     finally:
         part.unlink(missing_ok=True)
 
