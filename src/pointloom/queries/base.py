@@ -5,7 +5,8 @@ A query is (frame, x, y): the frame counts from 0, x and y are pixels of the vid
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
@@ -14,6 +15,7 @@ from pointloom.errors import QueryError
 from pointloom.geometry import inside
 
 
+@runtime_checkable
 class VideoLike(Protocol):
     """What queries and tracking need of a video; `pointloom.open_video` gives one."""
 
@@ -36,6 +38,7 @@ class VideoLike(Protocol):
         """Read consecutive frames, RGB."""
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """A way to choose queries, which may look at the video."""
 
@@ -97,7 +100,7 @@ def check_frame(frame: int, video: VideoLike, what: str) -> None:
         )
 
 
-def _refuse(wrong: Bool[np.ndarray, " N"], why: _Why) -> None:
+def _refuse(wrong: Bool[np.ndarray, " N"], why: Callable[[int], str]) -> None:
     count = int(wrong.sum())
     if count:
         others = f" {count - 1} others have the same fault." if count > 1 else ""
@@ -107,7 +110,3 @@ def _refuse(wrong: Bool[np.ndarray, " N"], why: _Why) -> None:
 
 def _range(count: int) -> str:
     return f"0..{count - 1}" if count else "none"
-
-
-class _Why(Protocol):
-    def __call__(self, n: int, /) -> str: ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from pointloom.queries import VideoLike
 from pointloom.tracking.runner import Runner
 
 
+@runtime_checkable
 class Features(Protocol):
     """Features of any frames of a video, and how many frames there are."""
 
