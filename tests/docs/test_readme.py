@@ -16,7 +16,7 @@ from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-SIZE, FRAMES = (320, 240), 24
+SIZE, FRAMES = (320, 240), 34
 
 
 def blocks(language: str) -> list[str]:
