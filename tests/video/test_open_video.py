@@ -76,6 +76,26 @@ def test_a_frame_is_the_same_whichever_way_it_is_reached(any_kind: Path) -> None
         np.testing.assert_array_equal(open_video(any_kind)[i], in_order[i])
 
 
+def test_frames_just_before_one_that_was_jumped_to_are_not_taken_from_there(any_kind: Path) -> None:
+    """After a jump a decoder may give the frames before its start too, but broken."""
+    in_order = list(open_video(any_kind))
+    for i in range(2, FRAMES, 3):
+        video = open_video(any_kind)
+        for j in (i, i - 1, i - 2):
+            np.testing.assert_array_equal(video[j], in_order[j], err_msg=f"frame {j} after {i}")
+
+
+def test_a_recording_that_begins_in_the_middle_of_a_scene_begins_with_the_next_key_frame(tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip.ts", [scene(i) for i in range(FRAMES)], options=X264)
+    whole = open_video(path)
+    expected, seconds = whole[12:], whole.seconds[12:]
+    start = 188 * (packets(path)[4].pos // 188)
+    path.write_bytes(path.read_bytes()[start:])
+    video = open_video(path)
+    np.testing.assert_array_equal(video.seconds, seconds)
+    np.testing.assert_array_equal(video[:], expected)
+
+
 @pytest.mark.parametrize(
     "part", [slice(3, 9), slice(None), slice(30, 99), slice(-5, None), slice(5, 5), slice(1, 40, 7)]
 )
@@ -559,10 +579,15 @@ def test_reading_in_order_decodes_each_frame_once_however_it_is_asked_for(
     assert len(decoded) <= FRAMES
 
 
-def test_opening_does_not_decode_the_file(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_trimmed", [False, True])
+def test_opening_does_not_decode_the_file(clip: Path, monkeypatch: pytest.MonkeyPatch, is_trimmed: bool) -> None:
+    if is_trimmed:
+        trim(clip, 5)
     decoded = counted(monkeypatch, file_module, "decode_forward")
+    scanned = counted(monkeypatch, index_module, "decode_forward")
     open_video(clip)
     assert len(decoded) <= file_module.PROBED_FRAMES
+    assert scanned == []
 
 
 def test_a_distant_frame_is_reached_from_the_key_frame_before_it(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
