@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from golden.weights import fill
 from pointloom.geometry import resize_aligned
@@ -173,3 +175,53 @@ def assert_sums(actual: torch.Tensor, expected: np.ndarray, tolerance: float, wh
     scales = [expected[1], *expected[1:]]
     for found, wanted, scale in zip(sums, expected, scales, strict=True):
         assert abs(float(found) - wanted) <= tolerance * scale, f"{what}: sum {float(found)}, expected {wanted}"
+
+
+@contextmanager
+def watched(module: nn.Module, calls: int) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Collect (first argument, answer) of the first calls of a module."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def keep(_: nn.Module, arguments: tuple[torch.Tensor, ...], answer: torch.Tensor) -> None:
+        if len(seen) < calls:
+            seen.append((arguments[0], answer))
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+@dataclass
+class FirstIteration:
+    """What a model computed on its way through the first iteration of its first run."""
+
+    features: FrameFeatures
+    points: PointFeatures
+    correlation: list[tuple[torch.Tensor, torch.Tensor]]  # of each level: the volume, its embedding
+    update: list[tuple[torch.Tensor, torch.Tensor]]  # the tokens, the change
+
+    def assert_equals(self, case: Case, tolerances: Tolerances) -> None:
+        """Compare the pyramid, the support patches, the correlation, the tokens and the change with the case."""
+        tolerance, total = tolerances.intermediate, tolerances.total
+        for i, level in enumerate(self.features.maps):
+            shape = level.movedim(-1, 2).shape
+            assert list(shape) == case["pyramid_shape"][i].tolist(), f"pyramid_shape, level {i}"
+            assert_sums(level, case["pyramid_stats"][i], total, f"pyramid_stats, level {i}")
+            frame, y, x = case[f"pyramid_index_l{i}"].T
+            assert_close(level[0, frame, y, x], case[f"pyramid_value_l{i}"], tolerance, f"pyramid_value_l{i}")
+        for i, support in enumerate(self.points.support):
+            chosen = support[0, case["support_queries"]][..., case["support_channels"]]
+            assert_close(chosen, case[f"support_l{i}"], tolerance, f"support_l{i}")
+            assert_sums(support, case["support_stats"][i], total, f"support_stats, level {i}")
+        frame, query = case["token_pairs"].T
+        for i, (volume, embedding) in enumerate(self.correlation):
+            side = case[f"corr_volume_l{i}"].shape[1:]
+            pair = volume[0, frame[1], query[1]].reshape(1, *side)
+            assert_close(pair, case[f"corr_volume_l{i}"], tolerance, f"corr_volume_l{i}")
+            assert_sums(volume, case[f"corr_volume_stats_l{i}"], total, f"corr_volume_stats_l{i}")
+            assert_close(embedding[0, frame, query], case[f"corr_emb_l{i}"], tolerance, f"corr_emb_l{i}")
+        ((tokens, delta),) = self.update
+        assert_close(tokens[0, query, frame], case["tokens_iter0"], tolerance, "tokens_iter0")
+        assert_close(delta, case["delta_iter0"], tolerance, "delta_iter0")
