@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 
 from pointloom import geometry
 from pointloom.queries.base import check_queries
-from pointloom.video import open_video
 
 Direction = Literal["forward", "both"]
 
@@ -60,7 +59,7 @@ def lucas_kanade(
     is not in the video.
     """
     queries = queries.astype(np.float32)
-    check_queries(queries, open_video(frames))
+    check_queries(queries, frames=len(frames), size=(frames.shape[2], frames.shape[1]))
     grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     start, origin = queries[:, 0].astype(int), queries[:, 1:]
     later = _chain(grey, start, origin)
