@@ -24,7 +24,8 @@ def test_the_version_is_that_of_the_installed_package() -> None:
 
 
 def test_importing_loads_nothing_heavy() -> None:
-    code = "import sys, pointloom, pointloom.cli; print([m for m in ('torch', 'cv2', 'av', 'numpy') if m in sys.modules])"
+    heavy = ("torch", "cv2", "av", "numpy")
+    code = f"import sys, pointloom, pointloom.cli; print([m for m in {heavy} if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
     assert loaded == "[]"
 

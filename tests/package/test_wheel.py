@@ -1,4 +1,4 @@
-"""The wheel, installed into an empty environment outside the tree (with what it declares to need), tracks a clip with the weights it carries."""
+"""The wheel, installed into an empty environment outside the tree, tracks a clip with the weights it carries."""
 
 from __future__ import annotations
 

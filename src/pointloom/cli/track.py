@@ -86,11 +86,12 @@ def track(
             tracks = tracker.track(footage, queries, direction=direction.value, progress=progress)
         seconds = time.monotonic() - started
         write_annotated(files, footage, tracks)
+    seen = float(tracks.seen().mean()) if len(tracks) else 0.0
     summary = {
         "points": len(tracks),
         "frames": tracks.frames,
         "seconds": round(seconds, 2),
-        "seen": round(float(tracks.seen().mean()), 4) if len(tracks) else 0.0,
+        "seen": round(seen, 4),
         "video": str(files.video),
         "tracks": str(files.tracks),
         "sheet": str(files.sheet),
@@ -100,7 +101,7 @@ def track(
         return
     typer.echo(
         f"{len(tracks)} points through {tracks.frames} frames in {seconds:.1f} s "
-        f"({tracks.frames / seconds:.1f} frames/s); seen {100 * summary['seen']:.0f} % of the time."
+        f"({tracks.frames / seconds:.1f} frames/s); seen {100 * seen:.0f} % of the time."
     )
     for name in ("video", "tracks", "sheet"):
         typer.echo(f"  {name:<7}{summary[name]}")
