@@ -19,12 +19,12 @@ import numpy as np
 
 from pointloom.datasets.clip import AnnotatedClip
 from pointloom.datasets.clips import ClipsFolder, group_of
+from pointloom.datasets.pool import ClipPool
 from pointloom.evaluation.metrics import evaluated_frames, sample_queries, tapvid, to_evaluation
 from pointloom.models.classical import lucas_kanade, static_point
 from pointloom.models.zoo import load_model
 from pointloom.queries import Queries
 from pointloom.tracking.tracker import Tracker
-from pointloom.training.pool import ClipPool
 
 SHOWN = ("aj", "delta_avg", "oa", "delta_1", "delta_4", "delta_16")
 

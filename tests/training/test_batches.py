@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pointloom.datasets.clip import AnnotatedClip
+from pointloom.datasets.pool import ClipPool, fill_pool, write_clip
 from pointloom.errors import DatasetError
 from pointloom.geometry import inside
 from pointloom.training.batches import Source, draw_pairs, draw_tracks, drifting, random_similarity, warped
-from pointloom.training.pool import ClipPool, fill_pool, write_clip
 from pointloom.training.recipe import DataRecipe, PoolShare
 
 SIZE, FRAMES, POINTS = (96, 64), 10, 12

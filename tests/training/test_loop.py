@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from pointloom.datasets.pool import fill_pool
 from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip
 from pointloom.errors import OptionError, PointloomWarning
 from pointloom.models import zoo
 from pointloom.models.cotracker3 import TINY
 from pointloom.training.checkpoint import load_newest, save_checkpoint
 from pointloom.training.loop import learning_rate, train
-from pointloom.training.pool import fill_pool
 from pointloom.training.recipe import DataRecipe, OptimizerRecipe, PoolShare, Recipe, TrackingRecipe, load_recipe
 
 SMALL = replace(

@@ -31,8 +31,8 @@ def layered(
     import cv2
 
     from pointloom.cli.progress import progress_bar
+    from pointloom.datasets.pool import fill_pool
     from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip
-    from pointloom.training.pool import fill_pool
 
     cv2.setNumThreads(1)
     bank = TextureBank.from_folder(textures) if textures else TextureBank.procedural()

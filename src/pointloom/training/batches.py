@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from pointloom.datasets.clip import AnnotatedClip
+from pointloom.datasets.pool import ClipPool
 from pointloom.errors import DatasetError
 from pointloom.geometry import inside
-from pointloom.training.pool import ClipPool
 from pointloom.training.recipe import DataRecipe
 
 GAPS = (1, 2, 4, 8, 12, 20)  # frames between the two of a pair, each as likely

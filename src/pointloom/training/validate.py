@@ -7,12 +7,12 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from pointloom.datasets.pool import ClipPool
 from pointloom.evaluation.metrics import evaluated_frames, tapvid, to_evaluation
 from pointloom.models.base import Model
 from pointloom.models.layers import sample_patches
 from pointloom.tracking.windows import walk
 from pointloom.training.objectives import MatchingObjective
-from pointloom.training.pool import ClipPool
 
 POINTS = 64
 GAPS = (2, 8, 20)

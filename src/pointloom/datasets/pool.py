@@ -1,4 +1,4 @@
-"""A pool of generated clips on disk, so that a trainer never waits for data.
+"""A pool of generated clips on disk, so that a trainer never waits for data; also a data set to evaluate on.
 
 One folder a clip: `frames.npy` (T, H, W, 3) uint8 and `tracks.npz`. Frames are memory-mapped, so reading two frames of
 a clip reads two frames. A folder appears under its name only when it is complete.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pointloom.datasets.clip import AnnotatedClip
+from pointloom.datasets.registry import register
 from pointloom.errors import DatasetError
 
 
@@ -44,6 +45,16 @@ class ClipPool:
         frames = np.load(folder / "frames.npy", mmap_mode="r")
         with np.load(folder / "tracks.npz") as tracks:
             return AnnotatedClip(self.names[index], frames, tracks["xy"], tracks["visible"], tracks["valid"])
+
+    def __iter__(self) -> Iterator[AnnotatedClip]:
+        """Open the clips, one after the other."""
+        return (self[index] for index in range(len(self)))
+
+
+@register("pool", summary="generated clips, as `pointloom synth` makes them")
+def read_pool(path: Path) -> ClipPool:
+    """Open a pool as a data set."""
+    return ClipPool.open(path)
 
 
 def write_clip(folder: Path, clip: AnnotatedClip) -> None:
