@@ -110,6 +110,18 @@ def turn(path: Path, matrix: tuple[float, float, float, float]) -> Path:
     return path
 
 
+def empty(source: Path, target: Path, emptied: set[int]) -> Path:
+    """Copy a file, leaving nothing in some packets but their times."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for i, packet in enumerate(p for p in old.demux(video=0) if p.size):
+            copy = av.Packet(b"" if i in emptied else bytes(packet))
+            copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+            copy.is_keyframe, copy.stream = packet.is_keyframe, stream
+            new.mux(copy)
+    return target
+
+
 def hide(source: Path, target: Path, hidden: set[int]) -> Path:
     """Copy a VP8 file, clearing the show_frame bit of some packets (RFC 6386, 9.1)."""
     with av.open(str(source)) as old, av.open(str(target), "w") as new:

@@ -263,8 +263,6 @@ def _flush(stream: VideoStream) -> list[VideoFrame]:
 
 
 def _index_of(packets: Sequence[_Packet], stream: VideoStream, fault: Fault | None) -> FrameIndex:
-    first_key = next((i for i, packet in enumerate(packets) if packet.is_key), None)
-    packets = packets[first_key or 0 :]  # a recording may begin in the middle of a scene
     starts = sorted(
         Start(packet.pts, packet.pts if packet.dts is None else min(packet.pts, packet.dts), packet.size)
         for packet in packets
@@ -272,10 +270,10 @@ def _index_of(packets: Sequence[_Packet], stream: VideoStream, fault: Fault | No
     )
     shown = [packet.pts for packet in packets if packet.is_shown]
     pts = _usable(sorted(shown, key=lambda p: p or 0))
-    keyed, rate = first_key is not None, _rate(stream)
+    keyed, rate = any(packet.is_key for packet in packets), _rate(stream)
     if pts is None:
         return FrameIndex(np.arange(len(shown)) / rate, None, (), keyed, rate, len(shown))
-    if starts:
+    if starts:  # a recording may begin in the middle of a scene
         pts = pts[pts >= starts[0].pts]
     if fault is not None and fault.pts is not None:
         pts = pts[pts < fault.pts]
