@@ -1,4 +1,4 @@
-"""Lucas-Kanade on videos whose motion is known, and the point at rest."""
+"""Lucas-Kanade and dense flow on videos whose motion is known, and the point at rest."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pointloom.errors import QueryError
+from pointloom.errors import OptionError, QueryError
 from pointloom.models import classical
-from pointloom.models.classical import lucas_kanade, static_point
+from pointloom.models.classical import dis_flow, lucas_kanade, static_point
 
 SIZE = (128, 96)
 FRAMES = 8
@@ -116,7 +116,7 @@ def test_a_point_that_cannot_be_computed_is_not_seen(monkeypatch, failing):
         calls.append(None)
         return xy, np.full(len(xy), (failing == "the way there") != (len(calls) == 1))
 
-    monkeypatch.setattr(classical, "_flow", flow)
+    monkeypatch.setattr(classical, "_sparse", flow)
     tracks = lucas_kanade(np.zeros((2, 64, 64, 3), np.uint8), np.array([[0, 30, 30]]))
     assert len(calls) == 2
     assert not tracks.seen[0, 1]
@@ -125,7 +125,7 @@ def test_a_point_that_cannot_be_computed_is_not_seen(monkeypatch, failing):
 @pytest.mark.parametrize(("shift", "seen"), [((0.9, 0), True), ((1.1, 0), False), ((0, 0.2), True), ((0, 0.3), False)])
 def test_convention_the_way_back_is_measured_at_256_x_256(monkeypatch, shift, seen):
     # there and back each add `shift`. At 512 x 128: 1.8 px in x are 0.9, 2.2 are 1.1; 0.4 px in y are 0.8, 0.6 are 1.2
-    monkeypatch.setattr(classical, "_flow", lambda here, there, xy: (xy + np.float32(shift), np.ones(len(xy), bool)))
+    monkeypatch.setattr(classical, "_sparse", lambda here, there, xy: (xy + np.float32(shift), np.ones(len(xy), bool)))
     frames = np.zeros((2, 128, 512, 3), np.uint8)
     tracks = lucas_kanade(frames, np.array([[0, 100, 60]]))
     assert tracks.seen[0, 1] == seen
@@ -158,6 +158,34 @@ def test_a_video_of_one_frame_gives_the_queries_back(moving):
     tracks = lucas_kanade(moving[:1], QUERIES[:2], direction="both")
     np.testing.assert_array_equal(tracks.xy[:, 0], QUERIES[:2, 1:])
     assert tracks.seen.all()
+
+
+def test_dense_flow_moves_points_along_with_the_texture(moving):
+    tracks = dis_flow(moving, QUERIES, direction="both")
+    for n, query in enumerate(QUERIES):
+        np.testing.assert_allclose(tracks.xy[n], true_path(query), atol=0.3)
+    assert tracks.seen.all()
+
+
+def test_dense_flow_is_read_between_pixels():
+    motion = np.zeros((4, 5, 2), np.float32)
+    motion[..., 0], motion[..., 1] = np.arange(5), np.arange(4)[:, None] * 10  # (x, 10 y) at every pixel
+    at = np.array([[1.25, 2.5], [0, 0], [4, 3], [4.4, -0.5]], np.float32)
+    expected = [[1.25, 25], [0, 0], [4, 30], [4, 0]]  # the last one lies in the half pixel around the border
+    np.testing.assert_allclose(classical._between_pixels(motion, at), expected, atol=1e-5)
+
+
+def test_dense_flow_leaves_a_point_where_it_left_the_frame(moving):
+    tracks = dis_flow(moving, np.array([[0, SIZE[0] - 4.0, 50]]))
+    assert tracks.seen[0, 0]
+    assert not tracks.seen[0, -1]
+    np.testing.assert_array_equal(tracks.xy[0, -1], tracks.xy[0, -2])
+    assert tracks.xy[0, -1, 0] > SIZE[0] - 0.5
+
+
+def test_dense_flow_refuses_frames_that_are_too_small():
+    with pytest.raises(OptionError, match="got 200 x 8"):
+        dis_flow(np.zeros((2, 8, 200, 3), np.uint8), np.array([[0, 3, 3]]))
 
 
 def test_a_static_point_stays_and_is_always_seen():
