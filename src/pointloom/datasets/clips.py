@@ -28,12 +28,12 @@ from jaxtyping import Bool, Float32, Int32, UInt8
 
 from pointloom import geometry
 from pointloom.datasets.clip import AnnotatedClip
+from pointloom.datasets.layout import Layout, check_layout, require
 from pointloom.errors import DatasetError
 from pointloom.video import open_video
 
 VIDEO, TRACKS, MASKS = "video.mp4", "tracks.npz", "masks.npz"
 
-Layout = dict[str, tuple[type[np.generic], str]]  # name of an array -> type of its numbers, its axes
 TRACK_ARRAYS: Layout = {
     "points": (np.floating, "NT2"),
     "visible": (np.bool_, "NT"),
@@ -166,27 +166,12 @@ def _load(file: Path, wanted: Layout, optional: Layout | None = None) -> dict[st
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             names = set(archive.files)
-            layout = wanted | optional if optional and names & optional.keys() else wanted
-            missing = sorted(layout.keys() - names)
-            if missing:
-                raise DatasetError(f"{file} lacks {', '.join(missing)}; it holds {', '.join(sorted(names))}.")
+            layout = {**wanted, **optional} if optional and names & optional.keys() else wanted
+            require(file, names, layout)
             arrays = {name: archive[name] for name in layout}
     except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise DatasetError(f"{file} is not a file of arrays, or it is damaged: {error}.") from error
-
-    sizes: dict[str, int] = {}
-    for name, (kind, axes) in layout.items():
-        array = arrays[name]
-        if not np.issubdtype(array.dtype, kind):
-            raise DatasetError(f"{file}: {name} must be of type {kind.__name__}, got {array.dtype}.")
-        expected = [int(axis) if axis.isdigit() else sizes.get(axis) for axis in axes]
-        if array.ndim != len(axes) or any(e not in (None, size) for e, size in zip(expected, array.shape, strict=True)):
-            known = ", ".join(f"{axis} = {size}" for axis, size in sizes.items())
-            raise DatasetError(
-                f"{file}: {name} must have the shape ({', '.join(axes)}), got {array.shape}."
-                + (f" Other arrays say {known}." if known else "")
-            )
-        sizes |= {axis: size for axis, size in zip(axes, array.shape, strict=True) if not axis.isdigit()}
+    check_layout(file, arrays, layout)
     return arrays
 
 
