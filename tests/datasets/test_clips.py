@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pointloom.datasets.clip import AnnotatedClip
-from pointloom.datasets.clips import ClipsFolder, JointClip, MaskedClip, group_of
+from pointloom.datasets.clip import AnnotatedClip, JointClip, MaskedClip
+from pointloom.datasets.clips import ClipsFolder, group_of
+from pointloom.datasets.registry import open_dataset
 from pointloom.errors import DatasetError
 from pointloom.video import write_video
 
@@ -66,6 +68,12 @@ def test_clips_are_found_by_their_annotations_in_alphabetical_order(top):
     assert len(folder) == 2
     assert [clip.name for clip in folder] == ["joints/dog", "markers/desk"]
     assert [clip.name for clip in folder.masked()] == ["masks/goat"]
+
+
+def test_as_a_data_set_a_folder_gives_clips_with_tracks_and_then_those_with_masks(top):
+    dataset = open_dataset(f"clips:{top}")
+    assert [clip.name for clip in dataset] == ["joints/dog", "markers/desk", "masks/goat"]
+    assert operator.length_hint(dataset) == 3
 
 
 def test_a_clip_has_its_frames_and_its_tracks(top):

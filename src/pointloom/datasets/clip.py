@@ -1,11 +1,12 @@
-"""One annotated clip: frames and the true path of some of their points. What generators make and readers return."""
+"""One annotated clip: frames, and what is known of them. What generators make and readers return."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32, Int32, UInt8
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,32 @@ class AnnotatedClip:
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
         return self.frames.shape[2], self.frames.shape[1]
+
+
+@dataclass(frozen=True)
+class JointClip(AnnotatedClip):
+    """A clip whose tracks are joints of one animal, clicked by people in some of its frames.
+
+    area   pixels of the animal in each frame, NaN where that is not known
+    joint  number of the joint that each track follows, as the source counts them
+    """
+
+    area: Float32[np.ndarray, " T"]
+    joint: Int32[np.ndarray, " N"]
+
+
+@dataclass(frozen=True)
+class MaskedClip:
+    """A clip without tracks, but with the mask of one object: true where it can be seen."""
+
+    name: str
+    frames: UInt8[np.ndarray, "T H W 3"]
+    masks: Bool[np.ndarray, "T H W"]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.frames.shape[2], self.frames.shape[1]
+
+
+Clip: TypeAlias = AnnotatedClip | MaskedClip

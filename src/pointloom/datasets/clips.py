@@ -18,17 +18,17 @@ import math
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, UInt8
+from jaxtyping import UInt8
 
 from pointloom import geometry
-from pointloom.datasets.clip import AnnotatedClip
+from pointloom.datasets.clip import AnnotatedClip, Clip, JointClip, MaskedClip
 from pointloom.datasets.layout import Layout, check_layout, require
+from pointloom.datasets.registry import register
 from pointloom.errors import DatasetError
 from pointloom.video import open_video
 
@@ -42,32 +42,6 @@ TRACK_ARRAYS: Layout = {
 }
 JOINT_ARRAYS: Layout = {"area": (np.floating, "T"), "joint": (np.integer, "N")}
 MASK_ARRAYS: Layout = {"shape": (np.integer, "3"), "masks": (np.uint8, "B")}
-
-
-@dataclass(frozen=True)
-class JointClip(AnnotatedClip):
-    """A clip whose tracks are joints of one animal, clicked by people in some of its frames.
-
-    area   pixels of the animal in each frame, NaN where that is not known
-    joint  number of the joint that each track follows, as the source counts them
-    """
-
-    area: Float32[np.ndarray, " T"]
-    joint: Int32[np.ndarray, " N"]
-
-
-@dataclass(frozen=True)
-class MaskedClip:
-    """A clip without tracks, but with the mask of one object: true where it can be seen."""
-
-    name: str
-    frames: UInt8[np.ndarray, "T H W 3"]
-    masks: Bool[np.ndarray, "T H W"]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) in pixels."""
-        return self.frames.shape[2], self.frames.shape[1]
 
 
 class ClipsFolder:
@@ -142,6 +116,23 @@ class ClipsFolder:
                 + (f"Did you mean {', '.join(near)}?" if near else "")
             )
         return self.path / name / file
+
+
+@register("clips", summary="folders of annotated clips: video.mp4 with tracks.npz or masks.npz")
+class AllClips:
+    """Every clip below a folder: those with tracks, then those with masks."""
+
+    def __init__(self, path: Path) -> None:
+        self._folder = ClipsFolder(path)
+
+    def __len__(self) -> int:
+        """Return the number of clips."""
+        return len(self._folder.names) + len(self._folder.masked_names)
+
+    def __iter__(self) -> Iterator[Clip]:
+        """Read the clips, one after the other."""
+        yield from self._folder
+        yield from self._folder.masked()
 
 
 def group_of(name: str) -> str:

@@ -14,21 +14,18 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias, TypeVar
 
 from pointloom import datasets
+from pointloom.datasets.clip import Clip
 from pointloom.errors import DatasetError
 
-if TYPE_CHECKING:
-    from pointloom.datasets.clip import AnnotatedClip
-    from pointloom.datasets.clips import MaskedClip
-
-    Clip: TypeAlias = AnnotatedClip | MaskedClip
-    Reader: TypeAlias = Callable[[Path], Iterable[Clip]]
+Reader: TypeAlias = Callable[[Path], Iterable[Clip]]
+AnyReader = TypeVar("AnyReader", bound=Reader)
 
 
 @dataclass(frozen=True)
@@ -58,14 +55,19 @@ class Dataset:
         """Read the clips, one after the other."""
         return iter(self.entry.read(self.path))
 
+    def __length_hint__(self) -> int:
+        """Return the number of clips, where a reader knows it before reading."""
+        clips = self.entry.read(self.path)
+        return len(clips) if isinstance(clips, Sized) else NotImplemented
+
 
 _ENTRIES: dict[str, DatasetEntry] = {}
 
 
-def register(name: str, *, summary: str, licence: str = "", citation: str = "") -> Callable[[Reader], Reader]:
+def register(name: str, *, summary: str, licence: str = "", citation: str = "") -> Callable[[AnyReader], AnyReader]:
     """Make a reader known by a name."""
 
-    def add(read: Reader) -> Reader:
+    def add(read: AnyReader) -> AnyReader:
         assert name not in _ENTRIES, f"two readers are called {name}"
         _ENTRIES[name] = DatasetEntry(name, read, summary, licence, citation)
         return read
