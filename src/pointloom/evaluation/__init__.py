@@ -1,0 +1,1 @@
+"""How well trackers track: measures, protocols, stored predictions, scores, reports."""

@@ -144,7 +144,7 @@ def _dense(
     there: UInt8[np.ndarray, "H W"],
     xy: Float32[np.ndarray, "N 2"],
 ) -> tuple[Float32[np.ndarray, "N 2"], Bool[np.ndarray, " N"]]:
-    """Motion of every pixel, read between pixels at each point. Outside the frame nothing is known and nothing moves."""
+    """Motion of every pixel, read between pixels at each point. Outside the frame nothing is known, nothing moves."""
     height, width = here.shape
     motion = finder.calc(here, there, np.zeros((height, width, 2), np.float32))
     inside = geometry.inside(xy, (width, height))
