@@ -591,16 +591,21 @@ def test_opening_does_not_decode_the_file(clip: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_distant_frame_is_reached_from_the_key_frame_before_it(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    video = open_video(clip)
     decoded = counted(monkeypatch, file_module, "decode_forward")
+    video = open_video(clip)
+    decoded.clear()
     video[38]  # key frames at 0, 12, 24, 36
-    assert len(decoded) <= 15
+    assert len(decoded) <= 5
+    decoded.clear()
+    video[3]
+    assert len(decoded) <= 5
 
 
 def test_iterations_at_the_same_time_do_not_disturb_each_other(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = counted(monkeypatch, file_module, "decode_forward")
     video = open_video(clip)
     frames = video[:]
-    decoded = counted(monkeypatch, file_module, "decode_forward")
+    decoded.clear()
     for i, (a, b) in enumerate(zip(video, video.frames(10), strict=False)):
         np.testing.assert_array_equal(a, frames[i])
         np.testing.assert_array_equal(b, frames[i + 10])

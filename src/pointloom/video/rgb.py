@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.reformatter import Colorspace, VideoReformatter
 from jaxtyping import UInt8
 
 UNTAGGED = 2  # "unspecified" in ITU-T H.273
@@ -69,7 +69,6 @@ def to_rgb(
         height=height,
         format="rgb24",
         src_colorspace=Colorspace.ITU709 if is_untagged and is_hd else None,
-        dst_color_range=ColorRange.JPEG,
         threads=1,
     )
     image = orientation.apply(rgb.to_ndarray())
