@@ -26,9 +26,10 @@ def neighbourhood(
     B, T, h, w, C = maps.shape
     corner = xy.detach().floor()
     offsets = torch.arange(-radius, radius + 2, device=xy.device)
-    # far outside the map every pixel is the edge's: clamping first keeps the integers in range
-    x = (corner[..., 0].clamp(-w, 2 * w).long()[..., None] + offsets).clamp(0, w - 1)  # (B, K, X)
-    y = (corner[..., 1].clamp(-h, 2 * h).long()[..., None] + offsets).clamp(0, h - 1)  # (B, K, Y)
+    # a corner further out reads nothing but the edge, as one at these limits does; clamping keeps the integers in range
+    first, last = -(radius + 1), radius - 1
+    x = (corner[..., 0].clamp(first, w + last).long()[..., None] + offsets).clamp(0, w - 1)  # (B, K, X)
+    y = (corner[..., 1].clamp(first, h + last).long()[..., None] + offsets).clamp(0, h - 1)  # (B, K, Y)
     image = torch.arange(B, device=xy.device)[:, None] * T + frame.clamp(0, T - 1)  # (B, K)
     index = (image[..., None, None] * h + y[..., None, :]) * w + x[..., :, None]  # (B, K, X, Y)
     # `gather` reads whole rows like an embedding, two to four times as fast on a CPU
