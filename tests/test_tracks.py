@@ -240,12 +240,12 @@ def seen_at(visibility: float, confidence: float, rule: SeenRule | str = SEEN) -
     return bool(tracks.seen(rule)[0, 0])
 
 
-def test_by_default_visibility_times_confidence_is_above_one_half():
+def test_by_default_visibility_times_confidence_decides():
     assert seen_rule("default") is SEEN
-    assert (SEEN.on, SEEN.threshold) == ("product", 0.5)
+    assert (SEEN.on, SEEN.threshold) == ("product", 0.35)
     assert seen_at(0.8, 0.8)
-    assert not seen_at(0.9, 0.5)
-    assert not seen_at(1.0, 0.5)  # strictly above
+    assert not seen_at(0.5, 0.6)
+    assert not seen_at(1.0, 0.35)  # strictly above
 
 
 def test_the_official_rules_have_names():

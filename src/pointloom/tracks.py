@@ -64,8 +64,9 @@ class SeenRule:
         return probability > self.threshold
 
 
-# The one default: both must hold, and one half is where a probability tips over.
-SEEN = SeenRule("product", 0.5)
+# The one default: both must hold. On held-back generated clips AJ is highest, and the same, from 0.3 to 0.4, while more
+# points are called seen rightly than at one half.
+SEEN = SeenRule("product", 0.35)
 
 # The rules of others, for comparing with their results.
 SEEN_RULES: Mapping[str, SeenRule] = {

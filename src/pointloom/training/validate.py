@@ -12,11 +12,11 @@ from pointloom.evaluation.metrics import evaluated_frames, tapvid, to_evaluation
 from pointloom.models.base import Model
 from pointloom.models.layers import sample_patches
 from pointloom.tracking.windows import walk
+from pointloom.tracks import SEEN
 from pointloom.training.objectives import MatchingObjective
 
 POINTS = 64
 GAPS = (2, 8, 20)
-SEEN = 0.5  # visibility times confidence
 
 
 def validate_matching(objective: MatchingObjective, pool: ClipPool, clips: Iterable[int]) -> dict[str, float]:
@@ -78,7 +78,7 @@ def validate_tracking(model: Model, pool: ClipPool, clips: Iterable[int]) -> dic
             taken = slice(done.start, min(done.start + model.info.window, len(clip.frames)))
             part = done.result.frames(0, taken.stop - taken.start)
             found[:, taken] = part.xy[0].transpose(0, 1).numpy()
-            seen[:, taken] = (part.visibility * part.confidence)[0].T.numpy() > SEEN
+            seen[:, taken] = SEEN(part.visibility[0].T.numpy(), part.confidence[0].T.numpy())
         rows.append(
             tapvid(
                 to_evaluation(found, clip.size),
