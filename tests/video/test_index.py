@@ -49,7 +49,8 @@ def test_packets_and_decoding_give_the_same_index(opener: Opener, index: FrameIn
 
 def test_starts_are_the_key_frames(index: FrameIndex) -> None:
     assert [index.number(start.pts) for start in index.starts] == [0, 12, 24, 36]
-    assert [index.number(start.pts) for start in index.starts_before(30)] == [24, 12, 0]
+    assert [index.number(start.pts) for start in index.starts_before(30, at_most=5)] == [24, 12, 0]
+    assert [index.number(start.pts) for start in index.starts_before(36, at_most=2)] == [36, 24]
     assert index.number(None) is index.number(-1) is index.number(10**9) is None
 
 

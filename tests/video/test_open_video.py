@@ -612,6 +612,23 @@ def test_iterations_at_the_same_time_do_not_disturb_each_other(clip: Path, monke
     assert len(decoded) <= 3 * FRAMES
 
 
+def test_reading_goes_on_after_an_interruption(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_module, "REMEMBERED_FRAMES", 2)
+    video = open_video(clip)
+    frames = video[:]
+    scanned = counted(monkeypatch, index_module, "decode_forward")
+    with monkeypatch.context() as patch:
+        patch.setattr(index_module.Limits, "check_time", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            video[2]
+    np.testing.assert_array_equal(video[:], frames)
+    assert scanned == []
+
+
+def interrupt(*args: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_memory_does_not_grow_with_the_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_module, "REMEMBERED_BYTES", 10 * WIDTH * HEIGHT * 3 // 2)
     path = encode(tmp_path / "long.mp4", [scene(i % 7) for i in range(300)], options={"preset": "ultrafast"})

@@ -92,7 +92,7 @@ def draw_tracks(
     _draw_trails(ink, subpixel, seen, known, colours, scale)
     for is_seen in (False, True):  # what is hidden lies below
         for n in np.flatnonzero(known[:, -1] & (seen[:, -1] == is_seen)):
-            _draw_mark(ink, subpixel[n, -1].tolist(), _paint(colours[n], 1), scale, is_seen=is_seen)
+            _draw_mark(ink, subpixel[n, -1].tolist(), _paint(colours[n], 1.0), scale, is_seen=is_seen)
     return _laid_over(frame, ink)
 
 
@@ -272,7 +272,7 @@ def _text(text: str) -> Float[np.ndarray, "h w 1"]:
     return cv2.resize(large, None, fx=smaller, fy=smaller, interpolation=cv2.INTER_AREA)[..., None] / 255
 
 
-def _print(image: UInt8[np.ndarray, "h w 3"], text: Float[np.ndarray, "h w 1"], colour: tuple[int, int, int]) -> None:
+def _print(image: UInt8[np.ndarray, "h w 3"], text: Float[np.ndarray, "l s 1"], colour: tuple[int, int, int]) -> None:
     """Lay text over the upper part of an image, in place; what does not fit is cut off."""
     height, width = min(image.shape[0], text.shape[0]), min(image.shape[1], text.shape[1])
     opacity = text[:height, :width]

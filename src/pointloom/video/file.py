@@ -88,6 +88,9 @@ class FileSource(Source):
                         return
                     cursor = self._take(i)
                     picture = self._picture_again(cursor, i)
+                except BaseException:
+                    cursor.close()  # it stands nowhere now
+                    raise
                 yield to_rgb(picture, cursor.reformatter, *self._stored_size, self._orientation)
         finally:
             self._give_back(cursor)
@@ -128,7 +131,7 @@ class FileSource(Source):
         """Find out what is readable around frame `i`, unless another iteration has done so since `index` was made."""
         if index is not self._index:
             return
-        start = next(iter(index.starts_before(i)), None)
+        start = next(iter(index.starts_before(i, at_most=1)), None)
         self._index = scan(self._open, index, self.limits, self.name, start=start)
         if self._index.fault != index.fault or len(self._index) < len(index):
             self._report(max(self._index.declared, len(index)))
@@ -147,7 +150,8 @@ class FileSource(Source):
         return nearest
 
     def _give_back(self, cursor: _Cursor) -> None:
-        self._idle.append(cursor)
+        if cursor.close.alive:
+            self._idle.append(cursor)
         while self._idle and (self._is_closed or len(self._idle) > IDLE_CURSORS):
             self._idle.pop(0).close()
 
@@ -177,11 +181,12 @@ class _Cursor:
         for number, picture in self._remembered:
             if number == i:
                 return picture
-        starts = self.index.starts_before(i)
-        ahead = self.index.number(starts[0].pts) if starts else None
-        if i >= self.position and (ahead is None or ahead < self.position + WORTH_A_SEEK):
+        if 0 <= i - self.position < WORTH_A_SEEK:
             return self._forward_to(i)
-        for start in [*starts[:ENTRANCES], None]:
+        starts = self.index.starts_before(i, at_most=ENTRANCES)
+        if i >= self.position and not (starts and self._is_ahead(starts[0])):
+            return self._forward_to(i)
+        for start in [*starts, None]:
             try:
                 self._enter(start)
                 number, picture = self._next()
@@ -194,6 +199,9 @@ class _Cursor:
             if number < i:
                 return self._forward_to(i)
         raise Fault("a frame is missing")
+
+    def _is_ahead(self, start: Start) -> bool:
+        return self.index.pts is not None and start.pts > self.index.pts[self.position]
 
     def _forward_to(self, i: int) -> VideoFrame:
         while True:

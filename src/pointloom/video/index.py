@@ -13,6 +13,7 @@ frames, faults). For those a scan decodes the file once, and what comes out is t
 from __future__ import annotations
 
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -90,15 +91,17 @@ class FrameIndex:
         i = int(np.searchsorted(self.pts, pts))
         return i if i < len(self.pts) and self.pts[i] == pts else None
 
-    def starts_before(self, i: int) -> list[Start]:
-        """Return the starts from which frame `i` can be reached, the nearest first."""
+    def starts_before(self, i: int, *, at_most: int) -> list[Start]:
+        """Return the last few starts from which frame `i` can be reached, the nearest first."""
         if self.pts is None:
             return []
-        return [start for start in reversed(self.starts) if start.pts <= self.pts[i]]
+        count = bisect_right(self.starts, int(self.pts[i]), key=lambda start: start.pts)
+        return list(reversed(self.starts[max(count - at_most, 0) : count]))
 
     def knows(self, packet: Packet[VideoStream]) -> bool:
         """Whether this packet is a start. After a seek some demuxers give times that are not those of the file."""
-        return any(start.pts == packet.pts and start.size == packet.size for start in self.starts)
+        at = bisect_left(self.starts, packet.pts, key=lambda start: start.pts) if packet.pts is not None else 0
+        return any(start.pts == packet.pts and start.size == packet.size for start in self.starts[at : at + 1])
 
 
 class _Packet(NamedTuple):
@@ -316,7 +319,7 @@ def _is_cut(container: InputContainer, last: Packet[Stream]) -> bool:
     if container.format.name == "gif":
         return bytes(last)[-1] not in GIF_ENDS
     if container.format.name == "mpegts":
-        return all(container.size % unit for unit in TRANSPORT_UNITS)
+        return container.size > 0 and all(container.size % unit for unit in TRANSPORT_UNITS)
     return False
 
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import overload
+from typing import SupportsIndex, overload
 
 import numpy as np
 from jaxtyping import Float64, UInt8
@@ -63,10 +63,10 @@ class Video:
         return len(self._source.seconds)
 
     @overload
-    def __getitem__(self, index: int) -> UInt8[np.ndarray, "H W 3"]: ...
+    def __getitem__(self, index: SupportsIndex) -> UInt8[np.ndarray, "H W 3"]: ...
     @overload
     def __getitem__(self, index: slice) -> UInt8[np.ndarray, "T H W 3"]: ...
-    def __getitem__(self, index: int | slice) -> UInt8[np.ndarray, "..."]:
+    def __getitem__(self, index: SupportsIndex | slice) -> UInt8[np.ndarray, "..."]:
         """Return one frame (H, W, 3), or several (T, H, W, 3). Negative numbers count from the end."""
         if not isinstance(index, slice):
             return self._one(operator.index(index))
