@@ -1,3 +1,4 @@
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -128,12 +129,13 @@ def test_tracks_are_saved_with_where_they_come_from(tmp_path):
 @pytest.mark.parametrize("masked", [True, False], ids=["masked", "official"])
 @pytest.mark.parametrize("frames", [1, 3, STEP, WINDOW - 1, WINDOW, WINDOW + 1, WINDOW + STEP, 27])
 def test_windows_give_what_a_walk_over_all_features_gives(model, masked, frames):
-    queries = some_queries(
-        5, 1 if masked else frames, seed=3
-    )  # masked, the walk leaves nothing out: all start in frame 0
+    # one query on every frame; but masked, points that wait are left out, which a walk over all points cannot do
+    everywhere = not masked or model is MODEL
+    queries = some_queries(frames, frames, seed=3)
+    queries[:, 0] = np.arange(frames) if everywhere else 0
     features = model.encode(torch.from_numpy(VIDEO[None, :frames]))
     points = model.describe(features, torch.from_numpy(queries)[None])
-    expected = np.zeros((5, frames, 2), np.float32)
+    expected = np.zeros((frames, frames, 2), np.float32)
     for done in walk(model, features, points, window=WINDOW, step=STEP, masked=masked):
         part = done.result.xy[0, : frames - done.start].transpose(0, 1)
         expected[:, done.start : done.start + WINDOW] = part
@@ -182,6 +184,11 @@ def test_masked_a_query_late_in_a_window_is_not_looked_at_before_its_frame():
 def test_in_official_form_a_query_in_the_future_changes_the_present():
     without, with_late = with_a_late_query(SOCIAL_MODEL, masked=False)
     assert differs(without.between(0, UNTOUCHED), with_late.between(0, UNTOUCHED))
+
+
+def test_in_full_mode_all_points_look_at_each_other_always():
+    some, others = (tracker(SOCIAL_MODEL, mode="full", masked=m).track(VIDEO, QUERIES) for m in (True, False))
+    assert np.array_equal(some.xy, others.xy)
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -279,6 +286,21 @@ def test_a_query_that_is_tracked_alone_does_not_notice_the_others(mode):
 
 
 # ---- features are computed once
+
+
+def test_full_mode_forgets_what_points_look_like_once_they_are_tracked(monkeypatch):
+    describe = MODEL.describe
+    described, alive = [], []
+
+    def noting(features, queries):
+        alive.append(sum(support() is not None for support in described))
+        points = describe(features, queries)
+        described.append(weakref.ref(points.support[0]))
+        return points
+
+    monkeypatch.setattr(MODEL, "describe", noting)
+    tracker(mode="full", per_query=True).track(VIDEO[:5], some_queries(5, 1))
+    assert max(alive) <= 1
 
 
 def frames_encoded(model, monkeypatch) -> list[int]:
