@@ -675,6 +675,6 @@ def test_fps_is_not_for_files(clip: Path) -> None:
         open_video(clip, fps=10)
 
 
-def test_helpers_store_what_they_should(clip: Path) -> None:
+def test_damage_lies_where_the_tests_think_it_does(clip: Path) -> None:
     """The damage done in this file is where the tests think it is."""
     assert [i for i, packet in enumerate(packets(clip)) if packet.is_keyframe][:2] == [0, 12]
