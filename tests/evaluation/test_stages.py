@@ -97,10 +97,11 @@ def test_tracking_passes_through_every_stage():
 
 
 def test_each_pass_through_the_transformer_is_timed():
-    """One pass an iteration: two looks at the clock, one second between them."""
+    """One pass an iteration: two looks at the clock, one second between them, and one before, between and after."""
     stages = StageClock(Ticking())
     Tracker(TimedModel(small_model(), stages), mode="full", iterations=3, device="cpu").track(frames(), Queries.grid(3))
     assert stages.seconds["transformer"] == 3
+    assert stages.seconds["correlation"] == 4
 
 
 def test_steps_of_a_timed_model_are_those_of_the_model():
