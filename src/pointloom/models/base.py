@@ -18,22 +18,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-Mode = Literal["full", "windowed"]
+Mode = Literal["full", "windowed", "causal"]
 
 
 @dataclass(frozen=True)
 class ModelInfo:
     """What a driver and a reader of the model list need to know.
 
-    modes       how the model can be driven: `full` sees all frames at once, `windowed` walks over the video. The first
-                one is the default.
-    window      frames seen at once in windowed mode; `step` of them are new in each window
+    modes       how the model can be driven: `full` sees all frames at once, `windowed` walks over the video, `causal`
+                takes frames as they come, any number at a time, and remembers what it needs. The first is the default
+    window      frames seen at once in windowed mode; `step` of them are new in each window. 1 and 1 without that mode
     iterations  refinements of the estimate that the model was made for
     """
 
@@ -139,17 +139,45 @@ class PointFeatures:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """What a causal model remembers of the frames before: tensors and nothing else. `Memory()` is the beginning.
+
+    points  one row a point, (B, N, ...); a row of zeros remembers nothing
+    shared  what belongs to no single point, (B, ...)
+    """
+
+    points: tuple[Float[Tensor, "B N ..."], ...] = ()
+    shared: tuple[Float[Tensor, "B ..."], ...] = ()
+
+    def select(self, index: Tensor | slice) -> Memory:
+        """Return what is remembered of some of the points."""
+        return replace(self, points=tuple(rows[:, index] for rows in self.points))
+
+    def extended(self, count: int) -> Memory:
+        """Add points that nothing is remembered of until there are `count`."""
+        return replace(self, points=tuple(_with_zero_rows(rows, count) for rows in self.points))
+
+
+def _with_zero_rows(rows: Float[Tensor, "B N ..."], count: int) -> Float[Tensor, "B M ..."]:
+    missing = count - rows.shape[1]
+    return torch.cat([rows, rows.new_zeros(len(rows), missing, *rows.shape[2:])], dim=1)
+
+
+@dataclass(frozen=True)
 class Estimate:
     """Where points are in a run of frames, and how sure that is.
 
     xy                pixels of the video
     visibility_logit  the logistic function of it is the probability that the point can be seen
     confidence_logit  the logistic function of it is the probability that the position is right
+    memory            what a causal model remembers after the last of these frames. None: the model was not driven
+                      causally, or this is no whole run of frames
     """
 
     xy: Float[Tensor, "B T N 2"]
     visibility_logit: Float[Tensor, "B T N"]
     confidence_logit: Float[Tensor, "B T N"]
+    memory: Memory | None = None
 
     @property
     def visibility(self) -> Float[Tensor, "B T N"]:
@@ -158,7 +186,7 @@ class Estimate:
 
     @property
     def confidence(self) -> Float[Tensor, "B T N"]:
-        """Probability that the position is right (within 12 px at the model's resolution, for CoTracker3)."""
+        """Probability that the position is right: within 12 px at the model's resolution (CoTracker3), or 6 (TAPIR)."""
         return self.confidence_logit.sigmoid()
 
     @staticmethod
@@ -187,8 +215,9 @@ class Estimate:
         )
 
     def select(self, index: Tensor | slice) -> Estimate:
-        """Return some of the points."""
-        return self._map(lambda a: a[:, :, index])
+        """Return some of the points, and what is remembered of them."""
+        memory = None if self.memory is None else self.memory.select(index)
+        return replace(self._map(lambda a: a[:, :, index]), memory=memory)
 
     def reversed(self) -> Estimate:
         """Return the same estimate with time running backwards."""
@@ -199,7 +228,7 @@ class Estimate:
 
     @staticmethod
     def join(parts: list[Estimate], *, axis: Literal["frames", "points"]) -> Estimate:
-        """Put estimates together along time or along points."""
+        """Put estimates together along time or along points. The result has no memory."""
         dim = 1 if axis == "frames" else 2
         return Estimate(
             torch.cat([p.xy for p in parts], dim=dim),
@@ -209,7 +238,9 @@ class Estimate:
 
 
 class Model(nn.Module, ABC):
-    """A tracker. See the top of this file."""
+    """A tracker. See the top of this file. `config` is a frozen dataclass from which an equal network can be built."""
+
+    config: Any
 
     @property
     @abstractmethod
@@ -236,8 +267,10 @@ class Model(nn.Module, ABC):
     ) -> Iterator[Estimate]:
         """Refine an estimate step by step, yielding each one.
 
-        `prior` is where to start (None: at the queries). `attended` says in which frames a point may be looked at by
-        the others (None: always).
+        `prior` is where to start (None: at the queries); a model that finds its own start yields that first, and makes
+        no use of the prior's positions. If the prior has a memory, it is that of the frame before the first of these,
+        and the last estimate has that of the last. `attended` says in which frames a point may be looked at by the
+        others (None: always).
         """
 
     def refine(
