@@ -1,0 +1,92 @@
+"""Make the clips that `tiny` is trained and chosen on, into cache/. Can be interrupted and run again.
+
+    python recipes/tiny_clips.py PHOTOS [--clips CLIPS]
+
+PHOTOS is a folder of jpg or png files; CLIPS, if given, a folder of mp4 files of which two frames each are used too.
+Every ninth picture is held back: no training clip has it. About ten minutes of one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pointloom import open_video
+from pointloom.datasets.clip import AnnotatedClip
+from pointloom.datasets.pool import fill_pool
+from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip
+from pointloom.geometry import inside
+from pointloom.training.batches import drifting, random_similarity
+
+HELD_BACK = 9
+SIZE = (256, 192)
+POOLS = (  # folder, held back, size, frames, first seed, clips
+    ("layered_24", False, SIZE, 24, 0, 1200),
+    ("layered_48", False, SIZE, 48, 20_000, 500),
+    ("layered_held", True, SIZE, 24, 100_000, 32),
+    ("held_large", True, (480, 360), 48, 300_000, 24),
+)
+WARPS = 600
+
+
+def pictures(photos: Path, clips: Path | None) -> list[np.ndarray]:
+    """All photos, then frames at a quarter and at three quarters of each clip."""
+    found = [cv2.cvtColor(cv2.imread(str(p)), cv2.COLOR_BGR2RGB) for p in sorted(photos.glob("*.[jp][pn]g"))]
+    for path in sorted(clips.glob("*.mp4")) if clips else []:
+        with open_video(path) as video:
+            found += [video[len(video) // 4], video[3 * len(video) // 4]]
+    return found
+
+
+def turning_photo(photo: np.ndarray, seed: int) -> AnnotatedClip:
+    """One photo under a camera that turns and zooms: what the encoder sees in its first minutes."""
+    rng = np.random.default_rng(seed)
+    scale = rng.uniform(0.5, 1.0)
+    photo = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    height, width = photo.shape[:2]
+    centred = np.array([[1, 0, (SIZE[0] - width) / 2], [0, 1, (SIZE[1] - height) / 2], [0, 0, 1]])
+    points = rng.uniform(0, (width - 1, height - 1), (1500, 2))
+    frames, paths = [], []
+    for matrix in drifting(random_similarity(SIZE, rng), SIZE, 24):
+        whole = matrix @ centred
+        frame = cv2.warpAffine(photo, whole, SIZE, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        noise = rng.normal(0, rng.choice([0, 2, 5]), frame.shape)
+        frames.append(np.clip(frame * rng.uniform(0.9, 1.1) + noise, 0, 255).astype(np.uint8))
+        paths.append(points @ whole[:, :2].T + whole[:, 2])
+    xy = np.stack(paths, axis=1).astype(np.float32)
+    visible = inside(xy, SIZE)
+    kept = np.argsort(-visible.sum(1))[:512]
+    return AnnotatedClip("warp", np.stack(frames), xy[kept], visible[kept], np.ones_like(visible[kept]))
+
+
+def main() -> None:
+    """Fill all pools."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--clips", type=Path)
+    parser.add_argument("--only", help="one pool")
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    found = pictures(arguments.photos, arguments.clips)
+    banks = {
+        held: TextureBank([p for i, p in enumerate(found) if (i % HELD_BACK == HELD_BACK // 2) == held])
+        for held in (False, True)
+    }
+    for name, held, size, frames, seed, count in POOLS:
+        if arguments.only in (None, name):
+            config = LayeredConfig(size=size, frames=frames)
+            made = fill_pool(
+                Path("cache") / name, range(seed, seed + count), lambda s, c=config, b=banks[held]: make_clip(c, b, s)
+            )
+            print(f"{name}: {made} made")
+    if arguments.only in (None, "warps_24"):
+        photos = banks[False].photos
+        made = fill_pool(Path("cache/warps_24"), range(WARPS), lambda s: turning_photo(photos[s % len(photos)], s))
+        print(f"warps_24: {made} made")
+
+
+if __name__ == "__main__":
+    main()
