@@ -11,7 +11,7 @@ import warnings
 
 import typer
 
-from pointloom.cli import bench, models, synth, track, train
+from pointloom.cli import bench, evaluate, models, synth, track, train
 from pointloom.errors import PointloomError, PointloomWarning
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.command("track")(track.track)
 app.command("models")(models.models)
 app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
 app.command("bench")(bench.bench)
 app.add_typer(synth.app, name="synth")
 

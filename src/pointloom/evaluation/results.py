@@ -31,6 +31,7 @@ HEADLINES: dict[Kind, tuple[str, ...]] = {
     "joints": ("badja", "badja_3px", "delta_avg", "delta_4", "delta_8", "delta_16"),
     "masks": ("mf", "ma", "y_obj", "a_obj", "a_bg", "s_obj", "s_bg"),
 }
+GROUP_NOTES = {"composite": "semi-synthetic"}  # said wherever the group is shown
 COMPARED = 3  # of the first kinds of headline scores: how many are compared between models
 PIXEL_METRICS = ("epe", "epe_median")
 

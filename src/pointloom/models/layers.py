@@ -70,7 +70,7 @@ def correlation_volume(
     frame = torch.arange(T, device=xy.device).repeat_interleave(N).expand(B, -1)  # (B, T*N)
     pixels, fraction = neighbourhood(maps, frame, xy.reshape(B, T * N, 2), radius)
     width = pixels.shape[2]
-    pixels = pixels.view(B, T, N, width * width, -1)
+    pixels = pixels.view(B, T, N, width * width, maps.shape[-1])
     products = pixels @ support.flatten(2, 3).transpose(-1, -2)[:, None].to(pixels.dtype)  # (B, T, N, X*Y, S*S)
     volume = blend(products.unflatten(3, (width, width)), fraction.view(B, T, N, 2).to(products.dtype))
     return volume.unflatten(-1, support.shape[2:4])  # (B, T, N, P, P, S, S)
