@@ -64,6 +64,13 @@ def test_half_precision_halves_the_file_and_is_read_back_as_float32(small: CoTra
         torch.testing.assert_close(again.state_dict()[key], value, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("entry", zoo.list_models(), ids=lambda entry: entry.name)
+def test_every_named_model_belongs_to_a_family_that_can_build_it(entry: zoo.ZooEntry) -> None:
+    row = entry.describe()
+    assert row.parameters > 0
+    assert set(row.modes) <= {"full", "windowed", "causal"}
+
+
 def test_the_hash_changes_with_a_single_weight(small: CoTracker3) -> None:
     before = zoo.weights_hash(small)
     with torch.no_grad():
@@ -140,6 +147,9 @@ def test_a_file_of_another_version_is_refused(small: CoTracker3, tmp_path: Path)
         zoo.load_model(path)
     save_file(small.state_dict(), path, {"format": "1", "family": "cotracker3", "config": '{"wings": 2}'})
     with pytest.raises(FormatError, match="wings"):
+        zoo.load_model(path)
+    save_file(small.state_dict(), path, {"format": "1", "family": "cotracker9", "config": "{}"})
+    with pytest.raises(FormatError, match="family 'cotracker9'"):
         zoo.load_model(path)
     path.write_text("not a tensor in sight")
     with pytest.raises(ModelError, match="not a readable"):

@@ -1,4 +1,4 @@
-"""Names of models, where their weights are, and loading them. The only file that opens a checkpoint.
+"""Families and names of models, where their weights are, and loading them. The only file that opens a checkpoint.
 
     load_model("tiny")                        the weights that the package carries
     load_model("cotracker3-offline")          official weights, downloaded from their publisher at a pinned revision
@@ -18,34 +18,61 @@ import json
 import os
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pointloom.errors import FormatError, ModelError, PointloomWarning, UnsafeFileError
+from pointloom.models.base import Model
 from pointloom.models.cotracker3 import OFFLINE, ONLINE, TINY, CoTracker3, CoTracker3Config
 
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
 FILE_FORMAT = "1"
 MISMATCHES_SHOWN = 5
 
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of network: the dataclass of its configurations, and what makes a network of one."""
+
+    config: type[Any]
+    model: Callable[[Any], Model]
+
+
+FAMILIES: dict[str, Family] = {
+    "cotracker3": Family(CoTracker3Config, CoTracker3),
+}
+
+
+def family_of(config: Any) -> str:
+    """Return the name of the family that a configuration belongs to."""
+    return next(name for name, family in FAMILIES.items() if isinstance(config, family.config))
+
+
+def build_model(config: Any) -> Model:
+    """Make a network without trained weights from a configuration of any family."""
+    return FAMILIES[family_of(config)].model(config)
+
 
 @dataclass(frozen=True)
 class ZooEntry:
     """One named model.
 
+    config    of its family: see `FAMILIES`
     file      in the package's folder of weights, or in the repository `repo` on the Hugging Face hub
     revision  commit of that repository. None: the commit that the first download finds, kept from then on
     """
 
     name: str
-    config: CoTracker3Config
+    config: Any
     summary: str
     licence: str
     file: str
@@ -61,11 +88,11 @@ class ZooEntry:
     def describe(self) -> ModelRow:
         """Return what a list of models shows."""
         with torch.device("meta"):
-            parameters = sum(p.numel() for p in CoTracker3(self.config).parameters())
+            info = build_model(self.config).info
         return ModelRow(
             self.name,
-            parameters,
-            self.config.modes,
+            info.parameters,
+            info.modes,
             self.shipped,
             self.licence,
             "NC" not in self.licence,
@@ -131,7 +158,7 @@ def find_entry(name: str) -> ZooEntry:
 
 def load_model(
     source: str | Path, *, name: str | None = None, device: str | torch.device = "cpu", cache: Path | None = None
-) -> CoTracker3:
+) -> Model:
     """Load a model by name or from a file, ready for tracking.
 
     `name` says which model a bare `.pth` file holds (guessed from the released file names when left out). `cache` is
@@ -152,8 +179,8 @@ def load_model(
     return model.eval().requires_grad_(False).to(device)
 
 
-def config_named(name: str) -> CoTracker3Config:
-    """Return the configuration of a named model."""
+def config_named(name: str) -> Any:
+    """Return the configuration of a named model, a frozen dataclass of its family."""
     return find_entry(name).config
 
 
@@ -169,15 +196,14 @@ def weights_hash(model: torch.nn.Module) -> str:
 # -------------------------------------------------------------------------------------------------- files of our own
 
 
-def save_weights(
-    path: Path, model: CoTracker3, about: Mapping[str, str], *, dtype: torch.dtype = torch.float32
-) -> None:
+def save_weights(path: Path, model: Model, about: Mapping[str, str], *, dtype: torch.dtype = torch.float32) -> None:
     """Write a model with its configuration; `about` goes into the header (recipe, licence, scores ...).
 
     `dtype` is the type in which parameters are stored (float16 halves the file; they are read back as float32). Buffers
     keep their own.
     """
-    header = {"format": FILE_FORMAT, "family": "cotracker3", "config": json.dumps(dataclasses.asdict(model.config))}
+    config = json.dumps(dataclasses.asdict(model.config))
+    header = {"format": FILE_FORMAT, "family": family_of(model.config), "config": config}
     parameters = {name for name, _ in model.named_parameters()}
     state = {
         key: (value.to(dtype) if key in parameters else value).detach().contiguous()
@@ -195,40 +221,45 @@ def read_header(path: Path) -> dict[str, str]:
             header = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is not a readable .safetensors file: {error}") from error
-    if header.get("format") != FILE_FORMAT or header.get("family") != "cotracker3":
+    if header.get("format") != FILE_FORMAT or header.get("family") not in FAMILIES:
         raise FormatError(
             f"{path} has format {header.get('format')!r} and family {header.get('family')!r}; this version reads "
-            f"format {FILE_FORMAT!r} of cotracker3. Was it saved by this package, and by no newer version?"
+            f"format {FILE_FORMAT!r} of {', '.join(FAMILIES)}. Was it saved by this package, and by no newer version?"
         )
     return header
 
 
-def _from_safetensors(path: Path) -> CoTracker3:
+def _from_safetensors(path: Path) -> Model:
     if not path.is_file():
         raise ModelError(f"the weights {path.name} are missing from this installation. Reinstall the package.")
+    header = read_header(path)
     try:
-        options: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(read_header(path)["config"]).items()
-        }
-        config = CoTracker3Config(**options)
+        config = FAMILIES[header["family"]].config(**_with_tuples(json.loads(header["config"])))
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{path} describes a model that this version does not know: {error}") from error
     with safe_open(path, "pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
-    return fill(CoTracker3(config), state, path)
+    return fill(build_model(config), state, path)
+
+
+def _with_tuples(value: Any) -> Any:
+    """JSON knows no tuples: turn its lists into them."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 # ---------------------------------------------------------------------------------------------------- official files
 
 
-def _from_pickle(path: Path, name: str | None) -> CoTracker3:
+def _from_pickle(path: Path, name: str | None) -> Model:
     if name is None:
         entry = next((e for e in ZOO.values() if e.file == path.name), None)
         if entry is None:
             raise ModelError(f"{path.name} does not say which model it holds. Give name=, one of: {', '.join(ZOO)}.")
     else:
         entry = find_entry(name)
-    return fill(CoTracker3(entry.config), read_pickled_state(path), path)
+    return fill(build_model(entry.config), read_pickled_state(path), path)
 
 
 def read_pickled_state(path: Path) -> dict[str, Tensor]:
@@ -248,7 +279,7 @@ def read_pickled_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def fill(model: CoTracker3, state: Mapping[str, Tensor], path: Path) -> CoTracker3:
+def fill(model: Network, state: Mapping[str, Tensor], path: Path) -> Network:
     """Load a state dict strictly; a mismatch names the first keys that are missing, unknown or of another shape."""
     own = model.state_dict()
     problems = [f"{key} is missing" for key in own if key not in state]
