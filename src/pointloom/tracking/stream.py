@@ -39,6 +39,7 @@ from pointloom.tracks import SEEN, SeenRule, seen_rule
 
 AnswerKind = Literal["newest", "final"]
 STATE_FORMAT = 1
+ESTIMATE_FIELDS = ("xy", "visibility_logit", "confidence_logit")
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,9 @@ class Stream:
             "points": None
             if state.walk.points is None
             else {"queries": state.walk.points.queries, "support": list(state.walk.points.support)},
-            "previous": None if state.walk.previous is None else dict(vars(state.walk.previous)),
+            "previous": None
+            if state.walk.previous is None
+            else {name: getattr(state.walk.previous, name) for name in ESTIMATE_FIELDS},
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
