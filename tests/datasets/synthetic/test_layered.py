@@ -88,7 +88,9 @@ def test_a_negative_seed_is_refused(textures):
 
 def test_pixels_around_a_track_stay_the_same(textures, monkeypatch):
     """Image registration, started at the truth, finds nothing to correct: under a tenth of a pixel on the average."""
-    photos_only = TextureMix(pattern=0, weak=0, graphic=0)  # on bars and letters Lucas-Kanade slides along the edges
+    photos_only = TextureMix(
+        pattern=0.0, weak=0.0, graphic=0.0
+    )  # on bars and letters Lucas-Kanade slides along the edges
     monkeypatch.setattr(scene, "BACKGROUND_MIX", photos_only)
     config = LayeredConfig(difficulty=(0.2, 0.2), turning=(0.1, 0.1), objects=(0, 0), wear=0.0, still_cameras=0.0)
     residuals = np.concatenate([_residuals(make_clip(config, textures, seed)) for seed in range(8)])
@@ -258,7 +260,7 @@ def test_without_wear_objects_keep_their_brightness_and_nothing_is_blurred_or_re
 
 def test_a_still_camera_does_not_move_and_neither_do_its_pixels(textures, monkeypatch):
     monkeypatch.setattr(scene, "BACKGROUND_RIPPLE_SHARE", 0.0)
-    config = replace(SMALL, still_cameras=1.0, objects=(0, 0), wear=0.0, difficulty=(1, 1), turning=(1, 1))
+    config = replace(SMALL, still_cameras=1.0, objects=(0, 0), wear=0.0, difficulty=(1.0, 1.0), turning=(1.0, 1.0))
     for seed in range(4):
         clip = make_clip(config, textures, seed)
         assert (clip.frames == clip.frames[:1]).all()
@@ -266,7 +268,7 @@ def test_a_still_camera_does_not_move_and_neither_do_its_pixels(textures, monkey
 
 
 def test_other_cameras_move(textures):
-    config = replace(SMALL, still_cameras=0.0, objects=(0, 0), difficulty=(1, 1))
+    config = replace(SMALL, still_cameras=0.0, objects=(0, 0), difficulty=(1.0, 1.0))
     for seed in range(4):
         clip = make_clip(config, textures, seed)
         assert np.ptp(clip.xy, axis=1).max() > 1
@@ -275,7 +277,7 @@ def test_other_cameras_move(textures):
 def test_more_difficulty_is_more_speed(textures):
     speeds = []
     for difficulty in (0.1, 0.4, 1.0):
-        config = replace(SMALL, difficulty=(difficulty, difficulty), turning=(0, 0), still_cameras=0.0)
+        config = replace(SMALL, difficulty=(difficulty, difficulty), turning=(0.0, 0.0), still_cameras=0.0)
         clips = [make_clip(config, textures, seed) for seed in range(6)]
         speeds.append(np.mean([np.linalg.norm(np.diff(clip.xy, axis=1), axis=-1).mean() for clip in clips]))
     assert speeds[0] * 2 < speeds[1]

@@ -67,7 +67,7 @@ def test_some_drives_pause():
 
 
 def test_a_bouncing_path_turns_back_at_both_walls():
-    assert bounce(np.array([-1.0, 0, 5, 10, 12, 19, 23]), 0, 10).tolist() == [1, 0, 5, 10, 8, 1, 3]
+    assert bounce(np.array([-1.0, 0, 5, 10, 12, 19, 23]), 0.0, 10.0).tolist() == [1, 0, 5, 10, 8, 1, 3]
 
 
 def test_a_hop_is_above_the_ground():

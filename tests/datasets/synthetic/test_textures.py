@@ -8,7 +8,7 @@ from pointloom.datasets.synthetic.shapes import random_mask
 from pointloom.datasets.synthetic.textures import TextureBank, TextureMix, random_texture, resize
 from pointloom.errors import DatasetError, OptionError
 
-ONLY_PHOTOS = TextureMix(pattern=0, weak=0, graphic=0)
+ONLY_PHOTOS = TextureMix(pattern=0.0, weak=0.0, graphic=0.0)
 
 
 def write(path, image):

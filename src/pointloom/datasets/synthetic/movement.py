@@ -151,7 +151,7 @@ def sweep(rng: np.random.Generator, terms: Terms, diameter: float) -> Motion:
     velocity = rng.uniform(*SWEEP_SPEED) * terms.speed * np.array([np.cos(heading), np.sin(heading)])
     middle = view * rng.uniform(0.3, 0.7, 2)
     path = middle + (np.arange(T) - rng.uniform(0, T))[:, None] * velocity
-    path = np.stack([bounce(path[:, i], -view[i], 2 * view[i]) for i in range(2)], axis=-1)
+    path = np.stack([bounce(path[:, i], -float(view[i]), 2.0 * float(view[i])) for i in range(2)], axis=-1)
     angle, scale, tilt = _turning(rng, terms)
     maps = card(path, angle=angle, scale=scale, tilt=tilt, focal=3 * diameter * terms.unit)
     return Motion(maps, np.ones(T))

@@ -23,6 +23,7 @@ Photo = UInt8[np.ndarray, "h w 3"]
 
 LONGEST_SIDE = 576  # photos are shrunk to this once; frames of 256 pixels need no more
 SHORTEST_SIDE = 16
+MIRRORED_SHARE = 0.5  # of the cut-outs
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -105,10 +106,8 @@ def cut_out(rng: np.random.Generator, photo: Photo, width: int, height: int, *, 
     part_width, part_height = max(1, round(width * coverage)), max(1, round(height * coverage))
     left = int(rng.integers(photo_width - part_width + 1))
     top = int(rng.integers(photo_height - part_height + 1))
-    part = photo[top : top + part_height, left : left + part_width]
-    if rng.random() < 0.5:
-        part = part[:, ::-1]
-    return resize(part, width, height)
+    part = resize(photo[top : top + part_height, left : left + part_width], width, height)
+    return np.ascontiguousarray(part[:, ::-1]) if rng.random() < MIRRORED_SHARE else part
 
 
 def resize(
@@ -117,7 +116,7 @@ def resize(
     """Resize without aliasing: by area when shrinking, bilinear when enlarging."""
     shrinks = width < image.shape[1] or height < image.shape[0]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=method))
+    return np.asarray(cv2.resize(image, (width, height), interpolation=method))
 
 
 def _checked(photo: Photo, index: int) -> Photo:
