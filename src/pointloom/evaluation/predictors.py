@@ -88,7 +88,7 @@ class ModelPredictor(Predictor):
     def predict(self, frames: UInt8[np.ndarray, "T H W 3"], queries: Float32[np.ndarray, "N 3"]) -> Prediction:
         """Track with `Tracker` or with the published predictors."""
         input_size = self._input_size(frames)
-        if self.protocol.driver == "official":
+        if self.protocol.driver == "official" and len(queries):
             return Prediction(*self._officially(frames, queries), input_size)
         inside = into_frame(queries, frames)
         tracks = self._tracker.track(frames, Queries.points(inside), direction=self.protocol.direction)
