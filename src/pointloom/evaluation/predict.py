@@ -42,6 +42,8 @@ from pointloom.tracks import Tracks
 
 JOINTS, MASK = "joints", "mask"  # query modes of clips that ask for something else than the protocol
 
+UNSAFE_PARTS = {"": "%", ".": "%2E", "..": "%2E%2E"}  # parts of a path that lead elsewhere
+
 Progress = Callable[[int, int | None], None]  # clips that were begun, and of how many if that is known
 
 
@@ -128,8 +130,8 @@ class PredictionStore:
 
 def _file_name(name: str, *, slash: str) -> str:
     """Write a name so that it is one for files; parts between slashes are kept if `slash` is one."""
-    quoted = quote(name, safe=f"{slash} =+,()[]")
-    return "/".join(part.replace(".", "%2E") if part in ("", ".", "..") else part for part in quoted.split("/"))
+    parts = quote(name, safe=f"{slash} =+,()[]").split("/")
+    return "/".join(UNSAFE_PARTS.get(part, part) for part in parts)
 
 
 def _difference(kept: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> tuple[str, Any, Any] | None:
