@@ -200,6 +200,21 @@ def test_profiles_look_at_visible_points_after_the_query() -> None:
     assert found["displacement"].points[3] == 3
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_a_position_that_is_not_a_number_is_wrong_and_stops_nothing(value: float) -> None:
+    clip = sliding_clip()
+    (question,) = questions(clip, PLAIN)
+    tracks = answer(question, clip, PLAIN)
+    tracks.xy[:] = value
+    found = score_clip(clip, "broken", PLAIN, [question], [tracks])
+    assert found.scores.scores["aj"] == found.scores.scores["delta_avg"] == 0
+    assert found.profiles["since_query"].delta_avg[0] == 0
+    assert found.reliability["confidence"].observed.sum() == 0
+    summary = results(found)
+    assert summary.find("broken", ALL, "points", "delta_16").value == 0
+    assert '"format"' in summary.to_json()
+
+
 def test_confidence_is_measured_in_pixels_as_the_network_sees_them() -> None:
     near = scored(sliding_clip(), off_px=8.9).reliability["confidence"]  # of 128 / 96: 11.9 px
     far = scored(sliding_clip(), off_px=9.1).reliability["confidence"]  # 12.1 px

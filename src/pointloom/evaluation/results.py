@@ -185,7 +185,7 @@ class Results:
         try:
             content = json.loads(path.read_text())
             version = content.pop("format")
-        except (OSError, ValueError, AttributeError, KeyError) as error:
+        except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
             raise FormatError(f"{path} is not a file of results: {error}.") from error
         if version != FILE_FORMAT:
             raise FormatError(f"{path} has format {version!r}; this version reads format {FILE_FORMAT}.")

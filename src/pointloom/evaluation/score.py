@@ -193,7 +193,7 @@ class _Pairs:
         )
 
     def profiles(self) -> dict[str, Profile]:
-        distance = np.linalg.norm(self.predicted - self.truth, axis=-1)
+        distance = _distance(self.predicted, self.truth)
         frame = np.arange(self.tracks.frames)
         start = self.truth[np.arange(len(self.truth)), self.query_frame]
         against = {
@@ -215,7 +215,7 @@ class _Pairs:
             seen_by_network = [
                 geometry.resize_area(xy, EVALUATION_SIZE, tuple(input_size)) for xy in (self.predicted, self.truth)
             ]
-            near = np.linalg.norm(seen_by_network[0] - seen_by_network[1], axis=-1) < CONFIDENT_PX
+            near = _distance(*seen_by_network) < CONFIDENT_PX
             found["confidence"] = reliability(self.tracks.confidence[counted], near[counted])
         return found
 
@@ -228,6 +228,13 @@ def _compare(clip: AnnotatedClip, protocol: Protocol, question: Question, tracks
     return _Pairs(
         protocol.measured(tracks.xy, clip.size), truth, tracks.seen(protocol.seen), visible, valid, evaluated, tracks
     )
+
+
+def _distance(predicted: Float[np.ndarray, "M T 2"], truth: Float[np.ndarray, "M T 2"]) -> Float[np.ndarray, "M T"]:
+    """Distances; infinite where a position is not a number, which is as wrong as can be."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        distance: np.ndarray = np.linalg.norm(predicted - truth, axis=-1)
+    return np.nan_to_num(distance, nan=np.inf, posinf=np.inf)
 
 
 def _found_again(events: Reappearances) -> FoundAgain:
@@ -397,7 +404,7 @@ def _curve(model: str, clips: Sequence[ClipScore], against: str, seed: int) -> C
     found = [clip.profiles[against] for clip in clips]
     points = np.array([video.points for video in found])  # (V, K)
     accuracy = [mean(_finite(video.delta_avg[k] for video in found), seed=seed) for k in range(points.shape[1])]
-    errors = [_finite(video.error_px[k] for video in found) for k in range(points.shape[1])]
+    errors = [[video.error_px[k] for video in found if video.points[k]] for k in range(points.shape[1])]
     return Curve(
         model,
         against,

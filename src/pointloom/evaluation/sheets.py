@@ -69,12 +69,12 @@ def _tile(
         geometry.resize_area(xy[points, t], (width, height), size) for xy in (outcome.predicted, outcome.truth)
     )
     small = cv2.resize(np.asarray(frame), size, interpolation=cv2.INTER_AREA)
+    predicted = predicted.clip(-FARTHEST_PX, FARTHEST_PX)
     length = np.linalg.norm(predicted - truth, axis=-1)
     missed = begun & outcome.visible[points, t] & (length > LEAST_LINE_PX)
     for colour, thickness in ((DARK, OUTLINE_PX), (MISSED, LINE_PX)):
         for n in np.flatnonzero(missed):
-            ends = np.clip([predicted[n], truth[n]], -FARTHEST_PX, FARTHEST_PX) * 2**SUBPIXEL_BITS
-            start, end = np.nan_to_num(ends).round().astype(int).tolist()
+            start, end = (np.array([predicted[n], truth[n]]) * 2**SUBPIXEL_BITS).round().astype(int).tolist()
             cv2.line(small, start, end, colour, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
             cv2.circle(small, end, TRUTH_PX << SUBPIXEL_BITS, colour, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
     shown = np.where(begun[:, None], predicted, np.nan)
