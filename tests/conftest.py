@@ -9,6 +9,7 @@ from jaxtyping import install_import_hook
 CHECKED = (
     "pointloom.models.base",
     "pointloom.models.layers",
+    "pointloom.models.encoders",
     "pointloom.models.cotracker3",
     "pointloom.tracking.windows",
     "pointloom.training.losses",

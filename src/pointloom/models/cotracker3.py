@@ -3,7 +3,8 @@
 One network. Offline and online are two values of one configuration and differ in how a driver moves it over a video
 (`pointloom.tracking`): the offline model sees all frames at once, the online model a window of 16 that advances by 8.
 
-From top to bottom: configuration, encoders of a frame, the transformer, and the model with its three functions.
+From top to bottom: configuration, the light encoder, and the model with its three functions. The encoder of the paper
+and the transformer are in `encoders` and `layers`, with what else CoTracker v2 shares.
 
     frames --encode--> pyramid of feature maps
     query  --describe--> patches of features around it, one a level
@@ -26,17 +27,18 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from pointloom.errors import OptionError
-from pointloom.geometry import resize_aligned, resize_area
 from pointloom.models.base import Estimate, FrameFeatures, Mode, Model, ModelInfo, PointFeatures
+from pointloom.models.encoders import ResidualBlock, ResidualEncoder, ResizeRule, Resizing, instance_norm
 from pointloom.models.layers import (
-    CrossAttentionBlock,
     Mlp,
-    SelfAttentionBlock,
+    UpdateFormer,
     correlation_volume,
     fourier_embedding,
+    pyramid,
     resampled_time,
     sample_patches,
     time_table,
+    to_neighbours,
     unit_length,
 )
 
@@ -55,9 +57,8 @@ class CoTracker3Config:
     step: int = 60  # new frames of a window
     iterations: int = 6
 
-    # what it sees: `stretch` resizes to `resolution`, corner pixel centres in place; `fit` keeps the shape and brings
-    # the short side to that of `resolution`; `as_is` takes frames of any size that the stride divides
-    resize: Literal["stretch", "fit", "as_is"] = "stretch"
+    # what it sees: see `Resizing`
+    resize: ResizeRule = "stretch"
     resolution: tuple[int, int] = (384, 512)  # (height, width); also the unit of the displacements in the tokens
 
     # encoder
@@ -141,62 +142,7 @@ TINY = CoTracker3Config(
 )
 
 
-# ---------------------------------------------------------------------------------------------------------- encoders
-
-
-def instance_norm(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-    """Zero mean and unit variance of each channel of each frame; no parameters."""
-    return F.instance_norm(x, eps=1e-5)
-
-
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; ReLU on the branch before the sum and on the sum."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
-        if stride != 1:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride))
-
-    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D i j"]:
-        """Return the map after the block."""
-        y = F.relu(instance_norm(self.conv1(x)))
-        y = F.relu(instance_norm(self.conv2(y)))
-        shortcut = instance_norm(self.downsample(x)) if hasattr(self, "downsample") else x
-        return F.relu(shortcut + y)
-
-
-class ResidualEncoder(nn.Module):
-    """The encoder of the paper: four residual stages, resized to one size, concatenated and fused."""
-
-    def __init__(self, config: CoTracker3Config) -> None:
-        super().__init__()
-        D = config.channels
-        stem, widths = D // 2, (D // 2, D // 4 * 3, D, D)
-        self.stride = config.stride
-        self.conv1 = nn.Conv2d(3, stem, 7, stride=2, padding=3)
-        self.layer1 = self._stage(stem, widths[0], stride=1)
-        self.layer2 = self._stage(widths[0], widths[1], stride=2)
-        self.layer3 = self._stage(widths[1], widths[2], stride=2)
-        self.layer4 = self._stage(widths[2], widths[3], stride=2)
-        self.conv2 = nn.Conv2d(sum(widths), 2 * D, 3, padding=1)
-        self.conv3 = nn.Conv2d(2 * D, D, 1)
-
-    @staticmethod
-    def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-        return nn.Sequential(ResidualBlock(inputs, outputs, stride), ResidualBlock(outputs, outputs, 1))
-
-    def forward(self, x: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C h w"]]:
-        """Return one map, at 1/stride of the size."""
-        size = (x.shape[-2] // self.stride, x.shape[-1] // self.stride)
-        x = F.relu(instance_norm(self.conv1(x)))
-        stages = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-            stages.append(F.interpolate(x, size=size, mode="bilinear", align_corners=True))
-        fused = torch.cat(stages, dim=1)
-        return [self.conv3(F.relu(instance_norm(self.conv2(fused))))]
+# ----------------------------------------------------------------------------------------------------- light encoder
 
 
 def doubled(x: Float[Tensor, "B C h w"], size: Sequence[int]) -> Float[Tensor, "B C i j"]:
@@ -243,65 +189,6 @@ class LightEncoder(nn.Module):
         return [self.fine(quarter), *maps] if hasattr(self, "fine") else maps
 
 
-ENCODERS = {"residual": ResidualEncoder, "light": LightEncoder}
-
-
-# ------------------------------------------------------------------------------------------------------- transformer
-
-
-class UpdateFormer(nn.Module):
-    """Attention along time for each track, and across tracks, in each frame, by way of a few learned virtual tracks."""
-
-    def __init__(self, config: CoTracker3Config) -> None:
-        super().__init__()
-        D, heads, ratio = config.hidden, config.heads, config.mlp_ratio
-        self.space_every = config.time_depth // config.space_depth if config.space_attention else 0
-        if config.virtual_tracks:
-            self.virual_tracks = nn.Parameter(
-                torch.randn(1, config.virtual_tracks, 1, D)
-            )  # the official key, so spelled
-        self.input_transform = nn.Linear(config.token_width, D)
-        self.flow_head = nn.Linear(D, 2 if config.separate_heads else 4)
-        if config.separate_heads:
-            self.vis_conf_head = nn.Linear(D, 2)
-        self.time_blocks = nn.ModuleList(SelfAttentionBlock(D, heads, ratio) for _ in range(config.time_depth))
-        if config.space_attention:
-            depth = range(config.space_depth)
-            self.space_virtual_blocks = nn.ModuleList(SelfAttentionBlock(D, heads, ratio) for _ in depth)
-            self.space_point2virtual_blocks = nn.ModuleList(CrossAttentionBlock(D, heads, ratio) for _ in depth)
-            self.space_virtual2point_blocks = nn.ModuleList(CrossAttentionBlock(D, heads, ratio) for _ in depth)
-
-    def forward(
-        self, tokens: Float[Tensor, "B N T W"], attended: Bool[Tensor, "B T N"] | None = None
-    ) -> Float[Tensor, "B N T 4"]:
-        """Return updates of x and y (in cells of the first map), of the visibility and of the confidence logit."""
-        B, N, T, _ = tokens.shape
-        x = self.input_transform(tokens)
-        if self.space_every:
-            x = torch.cat([x, self.virual_tracks.expand(B, -1, T, -1).to(x.dtype)], dim=1)  # (B, N+V, T, D)
-        for i, time_block in enumerate(self.time_blocks):
-            x = time_block(x.flatten(0, 1)).unflatten(0, (B, -1))
-            if self.space_every and i % self.space_every == 0:
-                x = self._across_tracks(x, N, i // self.space_every, attended)
-        x = x[:, :N]
-        heads = [self.flow_head(x)]
-        if hasattr(self, "vis_conf_head"):
-            heads.append(self.vis_conf_head(x))
-        return torch.cat(heads, dim=-1)
-
-    def _across_tracks(
-        self, x: Float[Tensor, "B M T D"], points: int, layer: int, attended: Bool[Tensor, "B T N"] | None
-    ) -> Float[Tensor, "B M T D"]:
-        B = len(x)
-        frames = x.transpose(1, 2).flatten(0, 1)  # (B*T, N+V, D)
-        point, virtual = frames[:, :points], frames[:, points:]
-        mask = None if attended is None else attended.flatten(0, 1)
-        virtual = self.space_virtual2point_blocks[layer](virtual, point, mask)
-        virtual = self.space_virtual_blocks[layer](virtual)
-        point = self.space_point2virtual_blocks[layer](point, virtual)
-        return torch.cat([point, virtual], dim=1).unflatten(0, (B, -1)).transpose(1, 2)
-
-
 # ------------------------------------------------------------------------------------------------------------- model
 
 
@@ -314,8 +201,20 @@ class CoTracker3(Model):
         super().__init__()
         self.config = config
         self.register_buffer("time_emb", time_table(config.window, config.token_width))
-        self.fnet = ENCODERS[config.encoder](config)
-        self.updateformer = UpdateFormer(config)
+        self.resizing = Resizing(config.resize, config.resolution, config.stride)
+        self.fnet = (
+            LightEncoder(config) if config.encoder == "light" else ResidualEncoder(config.channels, config.stride)
+        )
+        self.updateformer = UpdateFormer(
+            config.token_width,
+            {"flow_head": 2, "vis_conf_head": 2} if config.separate_heads else {"flow_head": 4},
+            hidden=config.hidden,
+            heads=config.heads,
+            mlp_ratio=config.mlp_ratio,
+            time_depth=config.time_depth,
+            space_depth=config.space_depth if config.space_attention else 0,
+            virtual_tracks=config.virtual_tracks,
+        )
         self.corr_mlp = Mlp(config.volume_width, config.correlation_hidden, config.correlation_width, "none")
 
     @property
@@ -342,8 +241,7 @@ class CoTracker3(Model):
         B, T, H, W, _ = frames.shape
         images = self.resized(frames.flatten(0, 1).movedim(-1, 1))  # (B*T, 3, h, w)
         maps = [unit_length(m.movedim(1, -1)) for m in self.fnet(2 * (images / 255) - 1)]
-        for _ in range(self.config.levels - 1):
-            maps.append(F.avg_pool2d(maps[-1].movedim(-1, 1), 2).movedim(1, -1))
+        maps[-1:] = pyramid(maps[-1], self.config.levels)
         return FrameFeatures(
             tuple(m.contiguous().unflatten(0, (B, T)) for m in maps),
             size=(W, H),
@@ -353,40 +251,11 @@ class CoTracker3(Model):
 
     def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) at which the network sees a video of this (width, height)."""
-        height, width = self.config.resolution
-        if self.config.resize == "stretch":
-            return width, height
-        if self.config.resize == "fit":
-            scale = min(height, width) / min(size)
-            unit = 2 * self.config.stride
-            return max(round(size[0] * scale / unit), 1) * unit, max(round(size[1] * scale / unit), 1) * unit
-        return size
+        return self.resizing.input_size(size)
 
     def resized(self, images: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
         """Bring images to the size at which the network sees them."""
-        images = images.to(self.time_emb.dtype)
-        old = (images.shape[-1], images.shape[-2])
-        width, height = self.input_size(old)
-        if width % self.config.stride or height % self.config.stride:
-            raise OptionError(
-                f"frames of {width} x {height} do not divide by the model's stride {self.config.stride}. "
-                f"Crop or resize them, or use a model that resizes by itself."
-            )
-        if (width, height) == old:
-            return images
-        if self.config.resize == "stretch":
-            return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=True)
-        return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
-
-    def _cells(self, xy: Tensor, features: FrameFeatures) -> Tensor:
-        """Pixels of the video -> cells of the stride-`stride` map. A division by the stride, no half-pixel shift."""
-        move = resize_aligned if self.config.resize == "stretch" else resize_area
-        return move(xy, features.size, features.input) / self.config.stride
-
-    def _pixels(self, cells: Tensor, features: FrameFeatures) -> Tensor:
-        """Cells of the stride-`stride` map -> pixels of the video."""
-        move = resize_aligned if self.config.resize == "stretch" else resize_area
-        return move(cells * self.config.stride, features.input, features.size)
+        return self.resizing.resized(images.to(self.time_emb.dtype))
 
     def _level_scales(self) -> list[float]:
         """Cells of each map in one cell of the stride-`stride` map, again without half-pixel shifts."""
@@ -398,7 +267,7 @@ class CoTracker3(Model):
     def describe(self, features: FrameFeatures, queries: Float[Tensor, "B N 3"]) -> PointFeatures:
         """Take the patch of features around each query at every level."""
         frame = queries[..., 0].long() - features.start
-        cells = self._cells(queries[..., 1:], features)
+        cells = self.resizing.to_cells(queries[..., 1:], features.size)
         support = tuple(
             sample_patches(m, frame, cells * scale, self.config.support_radius)
             for m, scale in zip(features.maps, self._level_scales(), strict=True)
@@ -418,19 +287,20 @@ class CoTracker3(Model):
     ) -> Iterator[Estimate]:
         """Refine an estimate step by step. Gradients of positions are cut between steps, those of logits are not."""
         start = prior or Estimate.at_queries(points.queries, len(features))
-        cells = self._cells(start.xy, features)
+        cells = self.resizing.to_cells(start.xy, features.size)
         visibility, confidence = start.visibility_logit, start.confidence_logit
         support = points.support
         if points.reached is not None:
             support = tuple(s * points.reached[..., None, None, None] for s in support)
+        looked_at = None if attended is None else attended[:, :, None]  # (B, T, 1, N)
         for _ in range(self.config.iterations if iterations is None else iterations):
             cells = cells.detach()
             tokens = self.tokens(features.maps, support, cells, visibility, confidence)
-            delta = self.updateformer(tokens, attended).transpose(1, 2).to(cells.dtype)  # (B, T, N, 4)
+            delta = self.updateformer(tokens, looked_at=looked_at).transpose(1, 2).to(cells.dtype)  # (B, T, N, 4)
             cells = cells + delta[..., :2]
             visibility = visibility + delta[..., 2]
             confidence = confidence + delta[..., 3]
-            yield Estimate(self._pixels(cells, features), visibility, confidence)
+            yield Estimate(self.resizing.to_pixels(cells, features.size), visibility, confidence)
 
     def tokens(
         self,
@@ -454,12 +324,9 @@ class CoTracker3(Model):
 
     def _displacements(self, cells: Float[Tensor, "B T N 2"]) -> Float[Tensor, "B T N E"]:
         """Embed the displacements to the next and from the previous frame, in units of the model's resolution."""
-        step = cells[:, :-1] - cells[:, 1:]  # (B, T-1, N, 2)
-        to_next = F.pad(step, (0, 0, 0, 0, 0, 1))
-        from_previous = F.pad(-step, (0, 0, 0, 0, 1, 0))
         height, width = self.config.resolution
-        unit = cells.new_tensor([width, height]) / self.config.stride
-        return fourier_embedding(torch.cat([to_next / unit, from_previous / unit], dim=-1), DISPLACEMENT_FREQUENCIES)
+        unit = cells.new_tensor([width, height, width, height]) / self.config.stride
+        return fourier_embedding(to_neighbours(cells) / unit, DISPLACEMENT_FREQUENCIES)
 
     def _peak(self, volume: Float[Tensor, "B T N P P S S"]) -> Float[Tensor, "B T N 4"]:
         """Where the correlation with the query's own position peaks: soft mean offset, probability, similarity."""

@@ -1,10 +1,12 @@
-"""Layers that several trackers share: sampling of feature maps, correlation, attention, embeddings.
+"""Layers that several trackers share: sampling of feature maps, correlation, attention, a transformer, embeddings.
 
 Feature maps are channels last, (B, T, h, w, C), so that the features of one position are neighbours in memory.
 Patches have the x offset as their first axis and the y offset as their second (CoTracker3's order).
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -90,12 +92,31 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x), approximate=self.approximate))
 
 
-class Attention(nn.Module):
-    """Multi-head attention of tokens to a context; keys and values come from one projection, keys first."""
+def attend(
+    q: Float[Tensor, "A heads Q d"],
+    k: Float[Tensor, "A heads K d"],
+    v: Float[Tensor, "A heads K d"],
+    bias: Float[Tensor, "*_bias"] | None = None,
+) -> Float[Tensor, "A heads Q d"]:
+    """Means of the values, weighted by the softmax of q.k / sqrt(d) + bias."""
+    if torch.is_grad_enabled():
+        # the fused kernel's backward pass is several times slower than this for short sequences on a CPU
+        logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        return (logits if bias is None else logits + bias).softmax(dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
-    def __init__(self, width: int, heads: int) -> None:
+
+class Attention(nn.Module):
+    """Multi-head attention of tokens to a context; keys and values come from one projection, keys first.
+
+    A token that may attend to nothing gets, before the output projection, zeros; or, with `lonely_mean`, the mean of
+    all values, as if it might attend to everything but could tell nothing apart.
+    """
+
+    def __init__(self, width: int, heads: int, *, lonely_mean: bool = False) -> None:
         super().__init__()
         self.heads = heads
+        self.lonely_mean = lonely_mean
         self.to_q = nn.Linear(width, width)
         self.to_kv = nn.Linear(width, 2 * width)
         self.to_out = nn.Linear(width, width)
@@ -104,22 +125,19 @@ class Attention(nn.Module):
         self,
         tokens: Float[Tensor, "A Q D"],
         context: Float[Tensor, "A K D"],
-        attended: Bool[Tensor, "A K"] | None = None,
+        attended: Bool[Tensor, "A _Q _K"] | None = None,
     ) -> Float[Tensor, "A Q D"]:
-        """Attend. A token with nothing to attend to gets zeros before the output projection."""
+        """Attend. `attended` says which token may attend to what; an axis of one stands for all."""
         q = self._split(self.to_q(tokens))  # (A, heads, Q, d)
         k, v = (self._split(part) for part in self.to_kv(context).chunk(2, dim=-1))  # (A, heads, K, d)
-        mask = None if attended is None else attended[:, None, None, :]
-        if torch.is_grad_enabled():
-            # the fused kernel's backward pass is several times slower than this for short sequences on a CPU
-            logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-            if mask is not None:
-                logits = logits.masked_fill(~mask, -torch.inf)
-            out = logits.softmax(dim=-1) @ v
+        if attended is None:
+            out = attend(q, k, v)
         else:
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        if mask is not None:
-            out = torch.where(mask.any(dim=-1, keepdim=True), out, 0.0)
+            mask = attended[:, None]  # (A, 1, Q, K)
+            # finite, so that a token without context has no NaN: the lowest number swallows its logits, all alike
+            out = attend(q, k, v, torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, torch.finfo(q.dtype).min))
+            if not self.lonely_mean:
+                out = torch.where(mask.any(dim=-1, keepdim=True), out, 0.0)
         return self.to_out(out.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -144,26 +162,117 @@ class SelfAttentionBlock(nn.Module):
 class CrossAttentionBlock(nn.Module):
     """Tokens attend to a context, then an MLP. Only the norm of the context has parameters."""
 
-    def __init__(self, width: int, heads: int, mlp_ratio: int) -> None:
+    def __init__(self, width: int, heads: int, mlp_ratio: int, *, lonely_mean: bool = False) -> None:
         super().__init__()
         self.norm_context = nn.LayerNorm(width, eps=1e-5)
-        self.cross_attn = Attention(width, heads)
+        self.cross_attn = Attention(width, heads, lonely_mean=lonely_mean)
         self.mlp = Mlp(width, mlp_ratio * width, width, "tanh")
 
     def forward(
         self,
         x: Float[Tensor, "A Q D"],
         context: Float[Tensor, "A K D"],
-        attended: Bool[Tensor, "A K"] | None = None,
+        attended: Bool[Tensor, "A _Q _K"] | None = None,
     ) -> Float[Tensor, "A Q D"]:
         """Return the tokens after one block."""
         x = x + self.cross_attn(plain_norm(x), self.norm_context(context), attended)
         return x + self.mlp(plain_norm(x))
 
 
+class UpdateFormer(nn.Module):
+    """Attention along time for each track, and across tracks, in each frame, by way of a few learned virtual tracks.
+
+    inputs       width of a token
+    outputs      name and width of each output layer; their answers are concatenated
+    space_depth  attention across tracks comes after every (time_depth / space_depth)-th attention along time; 0: never
+    lonely_mean  see `Attention`
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: Mapping[str, int],
+        *,
+        hidden: int,
+        heads: int,
+        mlp_ratio: int,
+        time_depth: int,
+        space_depth: int,
+        virtual_tracks: int,
+        lonely_mean: bool = False,
+    ) -> None:
+        super().__init__()
+        self.space_every = time_depth // space_depth if space_depth else 0
+        self.outputs = tuple(outputs)
+        if virtual_tracks:
+            # the official key, so spelled
+            self.virual_tracks = nn.Parameter(torch.randn(1, virtual_tracks, 1, hidden))
+        self.input_transform = nn.Linear(inputs, hidden)
+        for name, width in outputs.items():
+            self.add_module(name, nn.Linear(hidden, width))
+
+        def cross_attention() -> CrossAttentionBlock:
+            return CrossAttentionBlock(hidden, heads, mlp_ratio, lonely_mean=lonely_mean)
+
+        self.time_blocks = nn.ModuleList(SelfAttentionBlock(hidden, heads, mlp_ratio) for _ in range(time_depth))
+        if space_depth:
+            depth = range(space_depth)
+            self.space_virtual_blocks = nn.ModuleList(SelfAttentionBlock(hidden, heads, mlp_ratio) for _ in depth)
+            self.space_point2virtual_blocks = nn.ModuleList(cross_attention() for _ in depth)
+            self.space_virtual2point_blocks = nn.ModuleList(cross_attention() for _ in depth)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "B N T W"],
+        *,
+        looked_at: Bool[Tensor, "B T _V _N"] | None = None,
+        looking: Bool[Tensor, "B T _N _V"] | None = None,
+    ) -> Float[Tensor, "B N T E"]:
+        """Return what the output layers say of each token.
+
+        `looked_at` says which virtual tracks may attend to which points in a frame, `looking` which points may attend
+        to which virtual tracks. An axis of one stands for all.
+        """
+        B, N, T, _ = tokens.shape
+        x = self.input_transform(tokens)
+        if self.space_every:
+            x = torch.cat([x, self.virual_tracks.expand(B, -1, T, -1).to(x.dtype)], dim=1)  # (B, N+V, T, D)
+        for i, time_block in enumerate(self.time_blocks):
+            x = time_block(x.flatten(0, 1)).unflatten(0, (B, -1))
+            if self.space_every and i % self.space_every == 0:
+                x = self._across_tracks(x, N, i // self.space_every, looked_at, looking)
+        x = x[:, :N]
+        return torch.cat([self.get_submodule(name)(x) for name in self.outputs], dim=-1)
+
+    def _across_tracks(
+        self,
+        x: Float[Tensor, "B M T D"],
+        points: int,
+        layer: int,
+        looked_at: Bool[Tensor, "B T _V _N"] | None,
+        looking: Bool[Tensor, "B T _N _V"] | None,
+    ) -> Float[Tensor, "B M T D"]:
+        B = len(x)
+        frames = x.transpose(1, 2).flatten(0, 1)  # (B*T, N+V, D)
+        point, virtual = frames[:, :points], frames[:, points:]
+        looked_at, looking = (None if mask is None else mask.flatten(0, 1) for mask in (looked_at, looking))
+        virtual = self.space_virtual2point_blocks[layer](virtual, point, looked_at)
+        virtual = self.space_virtual_blocks[layer](virtual)
+        point = self.space_point2virtual_blocks[layer](point, virtual, looking)
+        return torch.cat([point, virtual], dim=1).unflatten(0, (B, -1)).transpose(1, 2)
+
+
 def plain_norm(x: Tensor) -> Tensor:
     """Layer norm over the last axis without parameters, eps 1e-6."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+def pyramid(finest: Float[Tensor, "A h w C"], levels: int) -> list[Float[Tensor, "A _h _w C"]]:
+    """Halve a map again and again by averaging 2 x 2 cells; an odd row or column at the end is dropped."""
+    maps = [finest]
+    for _ in range(levels - 1):
+        maps.append(F.avg_pool2d(maps[-1].movedim(-1, 1), 2).movedim(1, -1))
+    return maps
 
 
 def unit_length(x: Float[Tensor, "*A C"]) -> Float[Tensor, "*A C"]:
@@ -176,6 +285,12 @@ def fourier_embedding(u: Float[Tensor, "*A d"], frequencies: int) -> Float[Tenso
     scale = 2.0 ** torch.arange(frequencies, device=u.device, dtype=u.dtype)
     v = (scale[:, None] * u[..., None, :]).flatten(-2)
     return torch.cat([u, v.sin(), (v + torch.pi / 2).sin()], dim=-1)
+
+
+def to_neighbours(xy: Float[Tensor, "B T N 2"]) -> Float[Tensor, "B T N 4"]:
+    """Position minus that in the next frame, then minus that in the previous one; zero where there is none."""
+    step = xy[:, :-1] - xy[:, 1:]  # (B, T-1, N, 2)
+    return torch.cat([F.pad(step, (0, 0, 0, 0, 0, 1)), F.pad(-step, (0, 0, 0, 0, 1, 0))], dim=-1)
 
 
 def time_table(rows: int, width: int) -> Float[Tensor, "1 rows width"]:

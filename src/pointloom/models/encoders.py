@@ -1,0 +1,125 @@
+"""What trackers see of a frame: the rule that resizes it, and encoders that several trackers share.
+
+Resizing also says how positions move between pixels of the video and cells of a feature map, since the two belong
+together. Encoders take images channels first and return maps channels first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pointloom.errors import OptionError
+from pointloom.geometry import resize_aligned, resize_area
+
+ResizeRule = Literal["stretch", "fit", "as_is"]
+
+
+@dataclass(frozen=True)
+class Resizing:
+    """How frames become the input of a CoTracker, and where its map of stride `stride` lies on them.
+
+    rule        `stretch` resizes to `resolution`, corner pixel centres in place; `fit` keeps the shape and brings the
+                short side to that of `resolution`; `as_is` takes frames of any size that the stride divides
+    resolution  (height, width)
+    """
+
+    rule: ResizeRule
+    resolution: tuple[int, int]
+    stride: int
+
+    def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) at which the network sees a video of this (width, height)."""
+        height, width = self.resolution
+        if self.rule == "stretch":
+            return width, height
+        if self.rule == "fit":
+            scale = min(height, width) / min(size)
+            unit = 2 * self.stride
+            return max(round(size[0] * scale / unit), 1) * unit, max(round(size[1] * scale / unit), 1) * unit
+        return size
+
+    def resized(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
+        """Bring images to the size at which the network sees them."""
+        old = (images.shape[-1], images.shape[-2])
+        width, height = self.input_size(old)
+        if width % self.stride or height % self.stride:
+            raise OptionError(
+                f"frames of {width} x {height} do not divide by the model's stride {self.stride}. "
+                f"Crop or resize them, or use a model that resizes by itself."
+            )
+        if (width, height) == old:
+            return images
+        if self.rule == "stretch":
+            return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=True)
+        return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
+
+    def to_cells(self, xy: Float[Tensor, "*A 2"], size: tuple[int, int]) -> Float[Tensor, "*A 2"]:
+        """Pixels of a video of this (width, height) -> cells of the map. Divides by the stride, no half-pixel shift."""
+        move = resize_aligned if self.rule == "stretch" else resize_area
+        return move(xy, size, self.input_size(size)) / self.stride
+
+    def to_pixels(self, cells: Float[Tensor, "*A 2"], size: tuple[int, int]) -> Float[Tensor, "*A 2"]:
+        """Cells of the map -> pixels of a video of this (width, height)."""
+        move = resize_aligned if self.rule == "stretch" else resize_area
+        return move(cells * self.stride, self.input_size(size), size)
+
+
+def instance_norm(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+    """Zero mean and unit variance of each channel of each frame; no parameters."""
+    return F.instance_norm(x, eps=1e-5)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; ReLU on the branch before the sum and on the sum."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        if stride != 1:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride))
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D i j"]:
+        """Return the map after the block."""
+        y = F.relu(instance_norm(self.conv1(x)))
+        y = F.relu(instance_norm(self.conv2(y)))
+        shortcut = instance_norm(self.downsample(x)) if hasattr(self, "downsample") else x
+        return F.relu(shortcut + y)
+
+
+class ResidualEncoder(nn.Module):
+    """CoTracker's encoder, in every version: four residual stages, resized to one size, concatenated and fused."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        D = channels
+        stem, widths = D // 2, (D // 2, D // 4 * 3, D, D)
+        self.stride = stride
+        self.conv1 = nn.Conv2d(3, stem, 7, stride=2, padding=3)
+        self.layer1 = self._stage(stem, widths[0], stride=1)
+        self.layer2 = self._stage(widths[0], widths[1], stride=2)
+        self.layer3 = self._stage(widths[1], widths[2], stride=2)
+        self.layer4 = self._stage(widths[2], widths[3], stride=2)
+        self.conv2 = nn.Conv2d(sum(widths), 2 * D, 3, padding=1)
+        self.conv3 = nn.Conv2d(2 * D, D, 1)
+
+    @staticmethod
+    def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+        return nn.Sequential(ResidualBlock(inputs, outputs, stride), ResidualBlock(outputs, outputs, 1))
+
+    def forward(self, x: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C h w"]]:
+        """Return one map, at 1/stride of the size."""
+        size = (x.shape[-2] // self.stride, x.shape[-1] // self.stride)
+        x = F.relu(instance_norm(self.conv1(x)))
+        stages = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+            stages.append(F.interpolate(x, size=size, mode="bilinear", align_corners=True))
+        fused = torch.cat(stages, dim=1)
+        return [self.conv3(F.relu(instance_norm(self.conv2(fused))))]
