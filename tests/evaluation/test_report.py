@@ -183,6 +183,14 @@ def test_many_clips_are_sorted_instead_of_named() -> None:
     assert "clip 7" in plots.clips(replace(RESULTS, per_video=many[:20]), "points")
 
 
+def test_errors_that_are_all_zero_or_unknown_are_drawn_too() -> None:
+    perfect = [replace(curve, error_px=[0.0] * len(curve.error_px)) for curve in RESULTS.curves[:3]]
+    assert plots.curves(replace(RESULTS, curves=perfect), "error_px")
+    empty = [replace(curve, error_px=[np.nan] * len(curve.error_px)) for curve in RESULTS.curves[:3]]
+    assert plots.curves(replace(RESULTS, curves=[*perfect[:1], *empty[1:]]), "error_px")
+    assert plots.curves(replace(RESULTS, curves=[*RESULTS.curves[:1], *empty[1:]]), "error_px")
+
+
 def test_a_model_keeps_its_colour(shown: str) -> None:
     colour = plots.colour(RESULTS.models, "tiny")
     assert colour != plots.colour(RESULTS.models, "still")

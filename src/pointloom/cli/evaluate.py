@@ -42,12 +42,15 @@ def evaluate(
       pointloom evaluate clips:benchmarks/clips -o out/clips
     """
     from pointloom.cli.progress import stage_bars
+    from pointloom.errors import OptionError
     from pointloom.evaluation.run import choices, evaluate
     from pointloom.evaluation.table import as_text
 
     if listing:
         typer.echo(choices())
         return
+    if not dataset:
+        raise OptionError("say which data set: NAME:FOLDER, such as clips:benchmarks/clips. --list shows their names.")
     with stage_bars() as stages:
         results = evaluate(
             dataset, model or [], out, protocol=protocol, workers=workers, limit=limit, device=device, stages=stages

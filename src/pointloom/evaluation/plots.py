@@ -176,11 +176,11 @@ def curves(results: Results, quantity: str) -> str | None:
                 _curve(axes, results.models, curve, quantity, classes)
             axes.set_xticks(range(classes), [f"{end:g}" for end in found[0].lower_ends[:classes]])
             axes.set_title(title)
-            if quantity == "error_px":
+            if quantity != "error_px":
+                axes.set_ylim(-2, 102)
+            elif any(error > 0 for curve in found for error in curve.error_px):  # else there is no logarithm to show
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            else:
-                axes.set_ylim(-2, 102)
         panels[0].set_ylabel(titles[quantity])
         _legend(panels[0])
 
