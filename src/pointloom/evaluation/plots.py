@@ -28,6 +28,7 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 INK = "#010203"  # stands for the colour of the page's text until the figure is written
 RULE_OPACITY = 0.16
 WIDTH_IN = 10.4
+LEGEND_COLUMNS = 6
 MOST_CLIPS = 60  # with more, clips are sorted instead of named
 
 NAMES = {
@@ -101,9 +102,9 @@ def clips(results: Results, kind: Kind) -> str | None:
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlim(-2, 102)
         axes.set_xlabel(f"{NAMES[metric]}, %")
-        _legend(axes)
+        _legend(figure, axes)
 
-    return _svg(draw, height=0.9 + 0.27 * len(names), name=f"{NAMES[metric]} of each clip")
+    return _svg(draw, height=1.2 + 0.27 * len(names), name=f"{NAMES[metric]} of each clip")
 
 
 def _sorted_clips(results: Results, kind: Kind, metric: str) -> str:
@@ -117,7 +118,7 @@ def _sorted_clips(results: Results, kind: Kind, metric: str) -> str:
         axes.set_xlabel("clips, from the worst to the best of each model, %")
         axes.set_ylabel(f"{NAMES[metric]}, %")
         axes.set_ylim(-2, 102)
-        _legend(axes)
+        _legend(figure, axes)
 
     return _svg(draw, height=3.4, name=f"{NAMES[metric]} of all clips, sorted")
 
@@ -151,11 +152,11 @@ def distances(results: Results) -> str | None:
             axes.set_xlabel("px of 256 x 256")
             axes.set_ylim(-2, 102)
         left.set_ylabel("%, mean over clips")
-        _legend(left)
+        _legend(figure, left)
 
     if not any(row.kind == "points" for row in results.rows):
         return None
-    return _svg(draw, height=3.5, name="Accuracy by distance")
+    return _svg(draw, height=3.8, name="Accuracy by distance")
 
 
 def curves(results: Results, quantity: str) -> str | None:
@@ -182,9 +183,9 @@ def curves(results: Results, quantity: str) -> str | None:
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         panels[0].set_ylabel(titles[quantity])
-        _legend(panels[0])
+        _legend(figure, panels[0])
 
-    return _svg(draw, height=3.5, name=titles[quantity]) if results.curves else None
+    return _svg(draw, height=3.8, name=titles[quantity]) if results.curves else None
 
 
 def _curve(axes: Axes, models: Sequence[str], curve: Curve, quantity: str, classes: int) -> None:
@@ -224,7 +225,7 @@ def calibration(results: Results) -> str | None:
             axes.set_xlabel("said to be so probable, %")
             axes.set_xlim(-4, 104)
             axes.set_ylim(-4, 104)
-            _legend(axes)
+            axes.legend(frameon=False, loc="upper left", fontsize=9)
         panels[0].set_ylabel("was so, %")
         for axes in panels[len(wanted) :]:
             axes.set_visible(False)
@@ -296,9 +297,12 @@ def _style(axes: Axes) -> None:
         side.set_visible(False)
 
 
-def _legend(axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, loc="best", fontsize=9)
+def _legend(figure: Figure, axes: Axes) -> None:
+    """Name the models of some axes above the figure, where they cover nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        columns = min(len(labels), LEGEND_COLUMNS)
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=9.5)
 
 
 def _svg(draw: Callable[[Figure], None], *, height: float, name: str) -> str:
