@@ -72,6 +72,10 @@ RESULTS = Results(
         row("rare", "tiny", "aj", 50.0, videos=1),
         row("joints", "tiny", "badja", 55.5, kind="joints"),
         row("joints", "still", "badja", 60.5, kind="joints"),
+        row("masks", "tiny", "mf", 45.5, kind="masks"),
+        row("masks", "tiny", "s_obj", 72.5, kind="masks"),
+        row("masks", "still", "mf", 35.5, kind="masks"),
+        row("masks", "still", "s_obj", 98.5, kind="masks"),
     ],
     differences=[
         Difference(ALL, "points", "aj", "tiny", "still", 54.25, 40, 60, 2, 2),

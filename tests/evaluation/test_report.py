@@ -75,9 +75,18 @@ def test_the_page_is_sound_and_loads_nothing(shown: str) -> None:
 
 
 def test_names_from_outside_are_escaped(shown: str) -> None:
-    assert "<script>" not in shown
-    assert "&lt;script&gt;" in shown
+    worst = worst_clips(RESULTS)
+    with_sheets = page(RESULTS, worst, {(v.model, v.video): [sheets.Tile(3, b"jpeg")] for v in worst})
+    assert with_sheets.count("&lt;script&gt;") > shown.count("&lt;script&gt;") > 0
+    assert "<script>" not in with_sheets
+        '>b/&lt;script&gt;alert("', ""
+    )  # text, never quoted
     assert "clips &amp; more" in shown
+    Elements(with_sheets)
+
+
+def test_a_name_is_no_formula() -> None:
+    assert "$x^2$" in plots.clips(RESULTS, "points")
 
 
 def test_the_page_is_readable_in_light_and_dark(shown: str) -> None:
@@ -108,6 +117,13 @@ def test_the_best_of_a_group_is_bold_and_has_its_interval(shown: str) -> None:
 def test_joints_have_a_table_of_their_own(shown: str) -> None:
     assert "55.5" not in section(shown, "Scores")
     assert "<b>60.5</b>" in section(shown, "Joints of animals")
+
+
+def test_a_share_that_is_neither_good_nor_bad_has_no_best() -> None:
+    table = section(page(RESULTS), "Agreement with masks")
+    assert "<b>45.5</b>" in table
+    assert "98.5" in table
+    assert "<b>98.5</b>" not in table
 
 
 def test_a_group_that_is_special_says_so(shown: str) -> None:

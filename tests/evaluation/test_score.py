@@ -296,6 +296,9 @@ def test_reappearances_are_pooled_as_published() -> None:
     for name in ("aj_rd", "aj_rd_hidden_1"):
         assert found.find("oracle", ALL, "points", name).value == pytest.approx(expected[name])
     assert found.find("oracle", ALL, "points", "aj_rd").videos == 2
+    apart = results(named("a/one", 1), named("b/one", 1))
+    assert apart.find("oracle", GROUPS, "points", "aj_rd") is None  # pooled over all clips, or over those of a group
+    assert apart.find("oracle", "b", "points", "aj_rd").videos == 1
     assert found.find("oracle", ALL, "points", "aj_rd_hidden_4") is None  # no point was hidden that long
 
 

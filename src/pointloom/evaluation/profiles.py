@@ -71,8 +71,8 @@ def frames_since_reappearance(
     since = np.full((N, T), -1)
     was_hidden = np.zeros(N, bool)
     for t in range(T):
-        after = query_frame < t
-        seen, hidden = valid[:, t] & visible[:, t] & after, valid[:, t] & ~visible[:, t] & after
+        seen = valid[:, t] & visible[:, t]
+        hidden = valid[:, t] & ~visible[:, t] & (query_frame < t)
         goes_on = since[:, t - 1] + 1 if t else np.zeros(N, int)
         since[:, t] = np.where(seen & was_hidden, 0, np.where(seen & (goes_on > 0), goes_on, -1))
         was_hidden = hidden

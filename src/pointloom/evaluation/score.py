@@ -187,7 +187,7 @@ class _Pairs:
                 self.predicted,
                 self.truth,
                 predicted_visible=self.said_seen,
-                visible=self.visible & after,
+                visible=self.visible,
                 valid=self.valid & after,
             )
         )
