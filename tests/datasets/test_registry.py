@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from pointloom.datasets.clip import AnnotatedClip
 from pointloom.datasets.pool import write_clip
-from pointloom.datasets.registry import list_datasets, open_dataset
+from pointloom.datasets.registry import Dataset, DatasetEntry, list_datasets, open_dataset
 from pointloom.errors import DatasetError
 
 
@@ -27,6 +28,13 @@ def test_a_pool_is_opened_by_name_and_read_in_order(pool: Path) -> None:
     assert dataset.name == "pool"
     assert [clip.name for clip in dataset] == ["a", "b"]
     assert [clip.name for clip in dataset] == ["a", "b"]  # and again from the beginning
+
+
+def test_the_number_of_clips_is_told_where_it_is_known_before_reading(pool: Path) -> None:
+    unknown = -1
+    assert operator.length_hint(open_dataset(f"pool:{pool}"), unknown) == 2
+    one_by_one = DatasetEntry("stream", lambda path: iter(()), "", "", "")
+    assert operator.length_hint(Dataset(one_by_one, pool), unknown) == unknown
 
 
 def test_the_list_says_what_each_kind_of_data_set_is() -> None:
