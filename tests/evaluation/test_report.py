@@ -102,6 +102,12 @@ def test_the_first_sentence_says_who_is_best(shown: str) -> None:
     assert "next still, 7.0 %" in lead
 
 
+def test_the_best_need_not_come_first() -> None:
+    turned = replace(RESULTS, rows=sorted(RESULTS.rows, key=lambda row: row.model))
+    assert turned.models == ["still", "tiny"]
+    assert "Best AJ over 2 clips: tiny" in words(page(turned))
+
+
 def test_tables_come_before_figures(shown: str) -> None:
     assert shown.index("<table") < shown.index("<svg")
 
@@ -276,7 +282,9 @@ def test_positions_that_are_not_numbers_do_not_stop_the_report() -> None:
 
 
 @pytest.mark.parametrize("name", ["pointloom-1", "tapvid-first"])
-def test_the_report_shows_frames_of_the_worst_clips(tmp_path: Path, name: str) -> None:
+def test_the_report_shows_frames_of_the_worst_clips(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Outcome] = []
+    monkeypatch.setattr(report, "tiles", lambda frames, shown: (drawn.append(shown), tiles(frames, shown))[1])
     protocol, store = PROTOCOLS[name], PredictionStore(tmp_path / "predictions")
     data = dataset(sliding_clip("a/one"), sliding_clip("a/two", seed=1), joint_clip(), masked_clip())
     predict(data, ["static"], protocol, store)
@@ -289,6 +297,9 @@ def test_the_report_shows_frames_of_the_worst_clips(tmp_path: Path, name: str) -
     first = pixels(base64.b64decode(pictures[0]))
     assert first.shape[:2] == (round(sheets.WIDTH_PX * SIZE[1] / SIZE[0]), sheets.WIDTH_PX)  # as the video is shaped
     assert "static" in section(text, "Clips that went worst")
+    for shown in drawn:  # in pixels of the video, whatever was tracked: at its query a static point is right
+        at_query = np.arange(3), shown.query_frame
+        np.testing.assert_allclose(shown.predicted[at_query], shown.truth[at_query], atol=1e-3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["predictions", "report.html"]
 
 

@@ -332,8 +332,8 @@ def _svg(draw: Callable[[Figure], None], *, height: float, name: str) -> str:
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
-    for unneeded in ("metadata", "style"):  # a style would reach beyond the figure
-        text = re.sub(rf"<{unneeded}\b.*?</{unneeded}>", "", text, flags=re.DOTALL)
+    for unneeded in (r"<metadata\b.*?</metadata>", r"<style\b.*?</style>", "<!--.*?-->"):  # a style reaches beyond
+        text = re.sub(unneeded, "", text, flags=re.DOTALL)
     # the page decides how wide it is; the view box keeps the shape
     return re.sub(r"<svg (.*?)>", rf'<svg role="img" aria-label="{name}" {_shape(text)}>', text, count=1)
 
