@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import operator
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -308,7 +309,7 @@ def _elsewhere(workers: int, answer: Answer) -> Iterator[Answer]:
         running.add(executor.submit(answer, clip, np.asarray(video), jobs))
 
     context = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's threads
-    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread)
+    executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
     try:
         yield submit
         wait_until(0)
@@ -328,6 +329,9 @@ def _predictor(source: str, protocol: Protocol, device: str) -> Predictor:
     return load_predictor(source, protocol, device=device)
 
 
-def _one_thread() -> None:
+def _begin_worker() -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # an interruption is for the main process; the clip at hand is finished
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
