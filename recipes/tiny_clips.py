@@ -24,8 +24,9 @@ from pointloom.training.batches import drifting, random_similarity
 HELD_BACK = 9
 SIZE = (256, 192)
 POOLS = (  # folder, held back, size, frames, first seed, clips
-    ("layered_24", False, SIZE, 24, 0, 1200),
-    ("layered_48", False, SIZE, 48, 20_000, 500),
+    ("layered_24", False, SIZE, 24, 0, 2000),
+    ("layered_48", False, SIZE, 48, 20_000, 1400),
+    ("layered_wide", False, (352, 264), 24, 40_000, 600),
     ("layered_held", True, SIZE, 24, 100_000, 32),
     ("held_large", True, (480, 360), 48, 300_000, 24),
 )

@@ -14,9 +14,9 @@ from pointloom.datasets.pool import fill_pool
 from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip
 from pointloom.errors import OptionError, PointloomWarning
 from pointloom.models import zoo
-from pointloom.models.cotracker3 import TINY
+from pointloom.models.cotracker3 import TINY, CoTracker3, initialise
 from pointloom.training.checkpoint import load_newest, save_checkpoint
-from pointloom.training.loop import learning_rate, train
+from pointloom.training.loop import learning_rate, starting_model, train
 from pointloom.training.recipe import DataRecipe, OptimizerRecipe, PoolShare, Recipe, TrackingRecipe, load_recipe
 
 SMALL = replace(
@@ -71,6 +71,24 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(pool: str, tmp_path: Path, 
     (broken / "weights.safetensors").unlink()
     again = train(recipe(pool, objective, 8), broken)
     assert zoo.weights_hash(zoo.load_model(again)) == zoo.weights_hash(zoo.load_model(whole))
+
+
+def test_blocks_that_the_start_does_not_have_add_nothing_at_first(pool: str, tmp_path: Path) -> None:
+    without = CoTracker3(replace(SMALL, resize="as_is", space_attention=False))
+    initialise(without, seed=5)
+    torch.nn.init.normal_(without.updateformer.flow_head.weight)  # type: ignore[union-attr]
+    zoo.save_weights(tmp_path / "start.safetensors", without, {})
+    grown = starting_model(replace(recipe(pool, "tracking", 1), start_from=str(tmp_path / "start.safetensors")))
+    assert grown.config.space_attention
+    frames = torch.randint(0, 256, (1, 4, 48, 64, 3)).float()
+    queries = torch.tensor([[[0.0, 20, 20], [1, 30, 10]]])
+
+    def track(model: CoTracker3) -> torch.Tensor:
+        features = model.encode(frames)
+        return model.refine(features, model.describe(features, queries)).xy
+
+    assert torch.equal(track(grown), track(without))
+    assert not torch.equal(track(grown), queries[:, None, :, 1:].expand(-1, 4, -1, -1))
 
 
 def test_matching_learns(pool: str, tmp_path: Path) -> None:

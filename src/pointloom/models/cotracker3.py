@@ -136,9 +136,8 @@ TINY = CoTracker3Config(
     hidden=128,
     heads=4,
     time_depth=2,
-    space_depth=2,
-    virtual_tracks=0,
-    space_attention=False,
+    space_depth=1,
+    virtual_tracks=16,
 )
 
 
@@ -156,7 +155,8 @@ class LightEncoder(nn.Module):
     """A third of the cost of a residual encoder of the same width: a short stem, sums in place of concatenation.
 
     Optionally a second map, twice as fine, for positions well under one cell of the first: its four values for each
-    cell are computed at the coarser size, where convolutions are cheap.
+    cell are computed at the coarser size, where convolutions are cheap, from sharp early features and, as these know
+    little of what surrounds them, from the features that the first map is made of.
     """
 
     WIDTHS = (24, 48, 96, 128)  # at 1/2, 1/4, 1/8, 1/16 of the size
@@ -174,7 +174,8 @@ class LightEncoder(nn.Module):
         self.head1 = nn.Conv2d(C, C, 3, padding=1)
         self.head2 = nn.Conv2d(C, C, 1)
         if config.fine_channels:
-            self.fine = nn.Sequential(nn.Conv2d(quarter, 4 * config.fine_channels, 3, padding=1), nn.PixelShuffle(2))
+            self.fine = nn.Conv2d(quarter, 4 * config.fine_channels, 3, padding=1)
+            self.fine_context = nn.Conv2d(C, 4 * config.fine_channels, 1, bias=False)
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C h w"]]:
         """Return the map at 1/4 of the size, and before it the one at 1/2 if there is one."""
@@ -185,8 +186,11 @@ class LightEncoder(nn.Module):
         total = self.lateral[2](sixteenth)
         for lateral, stage in zip((self.lateral[1], self.lateral[0]), (eighth, quarter), strict=True):
             total = lateral(stage) + doubled(total, stage.shape[-2:])
-        maps = [self.head2(F.relu(self.head1(F.relu(instance_norm(total)))))]
-        return [self.fine(quarter), *maps] if hasattr(self, "fine") else maps
+        fused = F.relu(self.head1(F.relu(instance_norm(total))))
+        maps = [self.head2(fused)]
+        if hasattr(self, "fine"):
+            maps.insert(0, F.pixel_shuffle(self.fine(quarter) + self.fine_context(fused), 2))
+        return maps
 
 
 # ------------------------------------------------------------------------------------------------------------- model

@@ -36,6 +36,7 @@ from pointloom.training.recipe import DataRecipe, OptimizerRecipe, PoolShare, Re
 from pointloom.training.validate import validate_matching, validate_tracking
 
 REPORT_EVERY = 20  # steps
+LAST_OF_BLOCKS = (".to_out.weight", ".mlp.fc2.weight", ".fine_context.weight")  # what a block adds comes from these
 
 
 def train(recipe: Recipe, run: Path) -> Path:
@@ -128,13 +129,18 @@ def _train(fabric: Fabric, recipe: Recipe, run: Path) -> Path:
 
 
 def starting_model(recipe: Recipe) -> CoTracker3:
-    """Make the model of a recipe: initial weights, or those it starts from (what fits of them)."""
+    """Make the model of a recipe: initial weights, or those it starts from.
+
+    A block that these weights do not have adds nothing at first, so that the model begins as good as they are.
+    """
     model = CoTracker3(replace(config_named(recipe.model), resize="as_is"))  # clips are made at the size to train on
     initialise(model, recipe.seed)
     if recipe.start_from:
         other = load_model(recipe.start_from).state_dict()
         own = model.state_dict()
-        model.load_state_dict(own | {k: v for k, v in other.items() if k in own and own[k].shape == v.shape})
+        quiet = {k: torch.zeros_like(v) for k, v in own.items() if k not in other and k.endswith(LAST_OF_BLOCKS)}
+        known = {k: v for k, v in other.items() if k in own and own[k].shape == v.shape}
+        model.load_state_dict(own | quiet | known)
     return model
 
 

@@ -95,18 +95,16 @@ class TrackingObjective(nn.Module):
         )
 
     def _matching(self, features: FrameFeatures, batch: TrackBatch) -> Tensor:
-        """Matching loss between the query frame and a random frame of the points that are visible in both.
-
-        The loss takes pairs of frames, so points are grouped by a random pair of frames of each clip.
-        """
-        T = len(features)
-        first, second = (int(i) for i in torch.randperm(T)[:2])
-        both = batch.visible[0, first] & batch.visible[0, second]
-        if not both.any():
-            return features.maps[0].sum() * 0
-        pair = FrameFeatures(tuple(m[:1, [first, second]] for m in features.maps), features.size, features.input)
-        parts = self.matching(pair, batch.xy[:1, first, both], batch.xy[:1, second, both])
-        return sum(parts.values(), torch.zeros(()))
+        """Mean matching loss over random pairs of frames of the first clip, of the points visible in both."""
+        losses = []
+        for _ in range(self.recipe.matching_pairs):
+            first, second = (int(i) for i in torch.randperm(len(features))[:2])
+            both = batch.visible[0, first] & batch.visible[0, second]
+            if both.any():
+                pair = FrameFeatures(tuple(m[:1, [first, second]] for m in features.maps), features.size, features.input)
+                parts = self.matching(pair, batch.xy[:1, first, both], batch.xy[:1, second, both])
+                losses.append(sum(parts.values(), torch.zeros(())))
+        return torch.stack(losses).mean() if losses else features.maps[0].sum() * 0
 
 
 def jitter(xy: Tensor) -> Estimate:

@@ -51,6 +51,7 @@ class TrackingRecipe:
     windowed: float = 0.5  # share of clips on which windows are unrolled
     window: tuple[int, int] = (8, 16)
     matching_weight: float = 0.0  # of the matching loss, kept on so that the encoder stays discriminative
+    matching_pairs: int = 1  # of frames, for that loss
     visible: float = 0.3
     occluded: float = 0.01
     confidence: float = 1.0

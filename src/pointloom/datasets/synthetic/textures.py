@@ -36,8 +36,8 @@ class TextureMix:
     graphic: float  # a few sharp shapes
 
 
-OBJECT_MIX = TextureMix(pattern=0.2, weak=0.06, graphic=0.06)
-BACKGROUND_MIX = TextureMix(pattern=0.17, weak=0.02, graphic=0.03)
+OBJECT_MIX = TextureMix(pattern=0.2, weak=0.08, graphic=0.06)
+BACKGROUND_MIX = TextureMix(pattern=0.17, weak=0.06, graphic=0.03)
 
 
 class TextureBank:
