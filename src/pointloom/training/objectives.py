@@ -101,7 +101,8 @@ class TrackingObjective(nn.Module):
             first, second = (int(i) for i in torch.randperm(len(features))[:2])
             both = batch.visible[0, first] & batch.visible[0, second]
             if both.any():
-                pair = FrameFeatures(tuple(m[:1, [first, second]] for m in features.maps), features.size, features.input)
+                maps = tuple(m[:1, [first, second]] for m in features.maps)
+                pair = FrameFeatures(maps, features.size, features.input)
                 parts = self.matching(pair, batch.xy[:1, first, both], batch.xy[:1, second, both])
                 losses.append(sum(parts.values(), torch.zeros(())))
         return torch.stack(losses).mean() if losses else features.maps[0].sum() * 0
