@@ -63,6 +63,7 @@ class TrackingObjective(nn.Module):
             features = self.model.encode(batch.frames)
         points = self.model.describe(features, batch.queries)
         prior = jitter(batch.xy) if jittered else None
+        unrolled = windows[0] < len(features)
         results = list(
             walk(
                 self.model,
@@ -71,10 +72,11 @@ class TrackingObjective(nn.Module):
                 window=windows[0],
                 step=windows[1],
                 iterations=self.recipe.iterations,
+                masked=unrolled,  # as `Tracker` does by default
                 prior=prior,
             )
         )
-        losses = self._losses(results, batch, forwards_only=windows[0] < len(features))
+        losses = self._losses(results, batch, forwards_only=unrolled)
         if self.recipe.matching_weight:
             matching = self._matching(features, batch)
             losses["total"] = losses["total"] + self.recipe.matching_weight * matching
