@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import warnings
 from pathlib import Path
 
@@ -224,6 +225,37 @@ def test_without_network_and_cache_the_error_says_what_to_do(
     hub.online = False
     with pytest.warns(PointloomWarning), pytest.raises(ModelError, match="put the file on this machine"):
         zoo.load_model("small", cache=tmp_path)
+
+
+@pytest.fixture
+def small_on_the_web(small: CoTracker3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> zoo.ZooEntry:
+    """An entry whose weights lie on the web: here in a folder."""
+    (tmp_path / "web").mkdir()
+    torch.save(small.state_dict(), tmp_path / "web" / "small.pth")
+    entry = zoo.ZooEntry("small", SMALL, "for a test", "Apache-2.0", "small.pth", url=(tmp_path / "web").as_uri())
+    monkeypatch.setitem(zoo.ZOO, "small", entry)
+    return entry
+
+
+def test_weights_on_the_web_are_fetched_once_and_then_found_without_it(
+    small: CoTracker3, small_on_the_web: zoo.ZooEntry, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    with pytest.warns(PointloomWarning, match=r"downloading small.pth of file:.*, licence Apache-2.0\."):
+        model = zoo.load_model("small", cache=cache)
+    assert zoo.weights_hash(model) == zoo.weights_hash(small)
+    (tmp_path / "web" / "small.pth").unlink()
+    zoo.load_model("small", cache=cache)
+    assert not small_on_the_web.shipped
+
+
+def test_nothing_is_left_of_a_download_that_breaks_off(
+    small_on_the_web: zoo.ZooEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "copyfileobj", lambda source, target: target.write(source.read(100)))
+    with pytest.warns(PointloomWarning), pytest.raises(ModelError, match=r"ended after 100 of \d+ bytes"):
+        zoo.load_model("small", cache=tmp_path / "cache")
+    assert list((tmp_path / "cache" / "pointloom-small").iterdir()) == []
 
 
 def test_a_loaded_model_is_frozen(small: CoTracker3, tmp_path: Path) -> None:

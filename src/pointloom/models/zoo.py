@@ -17,11 +17,14 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.request import urlopen
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,6 +38,7 @@ from pointloom.models.cotracker3 import OFFLINE, ONLINE, TINY, CoTracker3, CoTra
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
 FILE_FORMAT = "1"
 MISMATCHES_SHOWN = 5
+FETCH_TIMEOUT_S = 30.0  # without a byte from the web
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -67,8 +71,9 @@ class ZooEntry:
     """One named model.
 
     config    of its family: see `FAMILIES`
-    file      in the package's folder of weights, or in the repository `repo` on the Hugging Face hub
+    file      in the package's folder of weights, or in the repository `repo` on the Hugging Face hub, or under `url`
     revision  commit of that repository. None: the commit that the first download finds, kept from then on
+    url       folder on the web from which the publisher gives the file, if that is not the hub
     """
 
     name: str
@@ -78,12 +83,13 @@ class ZooEntry:
     file: str
     repo: str | None = None
     revision: str | None = None
+    url: str | None = None
     citation: str = "Karaev et al. 2024, arXiv:2410.11831"
 
     @property
     def shipped(self) -> bool:
         """Whether the package carries the weights."""
-        return self.repo is None
+        return self.repo is None and self.url is None
 
     def describe(self) -> ModelRow:
         """Return what a list of models shows."""
@@ -298,30 +304,67 @@ def fill(model: Network, state: Mapping[str, Tensor], path: Path) -> Network:
 
 def download(entry: ZooEntry, *, cache: Path | None = None) -> Path:
     """Fetch official weights, or find them in the cache, also without a network. Shows their licence the first time."""
-    from huggingface_hub import hf_hub_download
     from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(cache or HF_HUB_CACHE)
+    if entry.url is None:
+        return _download_from_hub(entry, folder)
+    path = folder / f"pointloom-{entry.name}" / entry.file
+    if not path.is_file():
+        _show_licence(entry, entry.url)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _fetch(f"{entry.url}/{entry.file}", path)
+        except (OSError, HTTPException) as error:
+            raise _not_downloaded(entry, entry.url, error) from error
+    return path
+
+
+def _download_from_hub(entry: ZooEntry, folder: Path) -> Path:
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     assert entry.repo is not None
-    folder = Path(cache or HF_HUB_CACHE)
     pin = folder / f"pointloom-{entry.name}.commit"
     revision = entry.revision or (pin.read_text().strip() if pin.is_file() else None)
     try:
         return Path(hf_hub_download(entry.repo, entry.file, revision=revision, cache_dir=folder, local_files_only=True))
     except LocalEntryNotFoundError:
         pass
-    warnings.warn(
-        f"downloading {entry.file} of {entry.repo}, licence {entry.licence}"
-        + (": not for commercial use." if "NC" in entry.licence else "."),
-        PointloomWarning,
-        stacklevel=3,
-    )
+    _show_licence(entry, entry.repo)
     try:
         path = Path(hf_hub_download(entry.repo, entry.file, revision=revision, cache_dir=folder))
     except Exception as error:  # network, permission, disk: the hub raises many kinds
-        raise ModelError(
-            f"could not download {entry.file} of {entry.repo}: {error}. With a network, try again; or put the file on "
-            f"this machine and give its path with name={entry.name!r}."
-        ) from error
+        raise _not_downloaded(entry, entry.repo, error) from error
     pin.write_text(path.parent.name)  # snapshots/COMMIT/file
     return path
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Copy a file from the web; nothing is left of one that breaks off."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with urlopen(url, timeout=FETCH_TIMEOUT_S) as answer, unfinished.open("wb") as file:
+            shutil.copyfileobj(answer, file)
+            expected = int(answer.headers.get("Content-Length", file.tell()))
+            if file.tell() != expected:
+                raise OSError(f"the connection ended after {file.tell()} of {expected} bytes")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _show_licence(entry: ZooEntry, source: str) -> None:
+    warnings.warn(
+        f"downloading {entry.file} of {source}, licence {entry.licence}"
+        + (": not for commercial use." if "NC" in entry.licence else "."),
+        PointloomWarning,
+        stacklevel=4,
+    )
+
+
+def _not_downloaded(entry: ZooEntry, source: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"could not download {entry.file} of {source}: {error}. With a network, try again; or put the file on "
+        f"this machine and give its path with name={entry.name!r}."
+    )
