@@ -1,11 +1,13 @@
-"""Sampling of feature maps: what lies outside, and how far outside."""
+"""Sampling of feature maps: what lies outside, and how far outside; correlation; the pyramid."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from pointloom.models.layers import correlation_volume, sample_patches
+from pointloom.errors import OptionError
+from pointloom.models import layers
+from pointloom.models.layers import correlation_volume, pyramid, sample_patches
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 3), (3, 4), (9, 5)], ids="{0[0]}x{0[1]}".format)
@@ -31,6 +33,24 @@ def test_correlation_far_outside_sees_the_edge_alone() -> None:
     support = torch.rand(1, 1, 1, 1, 3, generator=torch.Generator().manual_seed(1))
     volume = correlation_volume(maps, torch.tensor([[[[-50.0, -50.0]]]]), support, 3)
     assert torch.allclose(volume, (maps[0, 0, 0, 0] @ support.flatten()).expand_as(volume))
+
+
+def test_correlation_does_not_depend_on_how_many_points_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    maps, xy, support = torch.rand(1, 3, 9, 8, 4), 9 * torch.rand(1, 3, 7, 2), torch.rand(1, 7, 3, 3, 4)
+    volumes = []
+    for positions in (1, 6, 1000):  # one point at a time, two, all
+        monkeypatch.setattr(layers, "POSITIONS_AT_ONCE", positions)
+        volumes.append(correlation_volume(maps, xy, support, 3))
+    assert torch.allclose(volumes[0], volumes[2], atol=1e-6)
+    assert torch.allclose(volumes[1], volumes[2], atol=1e-6)
+    assert volumes[0].shape == (1, 3, 7, 7, 7, 3, 3)
+
+
+def test_a_map_that_cannot_be_halved_is_refused() -> None:
+    assert [m.shape[1] for m in pyramid(torch.rand(1, 8, 9, 4), 4)] == [8, 4, 2, 1]
+    with pytest.raises(OptionError, match="7 x 9 cells cannot be halved 3 times; at least 8"):
+        pyramid(torch.rand(1, 9, 7, 4), 4)
 
 
 def _bilinear(image: torch.Tensor, xy: torch.Tensor) -> torch.Tensor:

@@ -18,14 +18,16 @@ from pointloom.errors import OptionError
 from pointloom.geometry import resize_aligned, resize_area
 
 ResizeRule = Literal["stretch", "fit", "as_is"]
+LONGEST_SHAPE = 8  # long side to short side, so that a frame of 1 x 1000 does not become one of 288 x 288000
 
 
 @dataclass(frozen=True)
 class Resizing:
     """How frames become the input of a CoTracker, and where its map of stride `stride` lies on them.
 
-    rule        `stretch` resizes to `resolution`, corner pixel centres in place; `fit` keeps the shape and brings the
-                short side to that of `resolution`; `as_is` takes frames of any size that the stride divides
+    rule        `stretch` resizes to `resolution`, corner pixel centres in place; `fit` brings the short side to that of
+                `resolution` and keeps the shape (frames longer than 8 : 1 are squeezed to that); `as_is` takes frames
+                of any size that the stride divides
     resolution  (height, width)
     """
 
@@ -39,9 +41,9 @@ class Resizing:
         if self.rule == "stretch":
             return width, height
         if self.rule == "fit":
-            scale = min(height, width) / min(size)
-            unit = 2 * self.stride
-            return max(round(size[0] * scale / unit), 1) * unit, max(round(size[1] * scale / unit), 1) * unit
+            short, unit = min(height, width), 2 * self.stride
+            fitted = [min(side * short / min(size), LONGEST_SHAPE * short) for side in size]
+            return max(round(fitted[0] / unit), 1) * unit, max(round(fitted[1] / unit), 1) * unit
         return size
 
     def resized(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
