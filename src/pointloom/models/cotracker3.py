@@ -34,6 +34,7 @@ from pointloom.models.layers import (
     UpdateFormer,
     correlation_volume,
     fourier_embedding,
+    initialise_cotracker,
     pyramid,
     resampled_time,
     sample_patches,
@@ -351,21 +352,5 @@ class CoTracker3(Model):
 
 
 def initialise(model: CoTracker3, seed: int) -> None:
-    """Set the weights as before training, all from one seed (Kaiming encoder, Xavier transformer, small heads)."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm):
-                module.reset_parameters()
-        if hasattr(model.updateformer, "virual_tracks"):
-            nn.init.normal_(model.updateformer.virual_tracks)
-        for module in model.fnet.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        for module in model.updateformer.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        for name in ("flow_head", "vis_conf_head"):
-            if hasattr(model.updateformer, name):
-                nn.init.trunc_normal_(getattr(model.updateformer, name).weight, std=0.001)
+    """Set the weights as before training, all from one seed."""
+    initialise_cotracker(model, model.fnet, model.updateformer, seed)
