@@ -3,7 +3,8 @@
     python recipes/tiny_clips.py PHOTOS [--clips CLIPS]
 
 PHOTOS is a folder of jpg or png files; CLIPS, if given, a folder of mp4 files of which two frames each are used too.
-Every ninth picture is held back: no training clip has it. About ten minutes of one core.
+Every ninth picture is held back: no training clip has it. Choose on `layered_held` and `held_large`; the `test` pools
+are for the end. About ten minutes of one core.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ POOLS = (  # folder, held back, size, frames, first seed, clips
     ("layered_wide", False, (352, 264), 24, 40_000, 600),
     ("layered_held", True, SIZE, 24, 100_000, 32),
     ("held_large", True, (480, 360), 48, 300_000, 24),
+    ("test_small", True, SIZE, 24, 700_000, 32),
+    ("test_large", True, (480, 360), 48, 710_000, 24),
 )
 WARPS = 600
 
