@@ -27,6 +27,7 @@ groups of its gates, d width of a group or of a head, K bins.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -611,3 +612,60 @@ def initialise(model: TapNext, seed: int) -> None:
             elif isinstance(module, SelfAttention):
                 nn.init.xavier_uniform_(module.in_proj_weight)
                 nn.init.zeros_(module.in_proj_bias)
+
+
+# ------------------------------------------------------------------------------------------------- the released files
+
+JAX_NAMES = (
+    (r"^backbone/", ""),
+    (r"^embedding/", "lin_proj/"),
+    (r"^pos_embedding$", "image_pos_emb"),
+    (r"^Transformer/", ""),
+    (r"^encoderblock_", "blocks/"),
+    (r"/LayerNorm_0/", "/ln_1/"),
+    (r"/LayerNorm_1/", "/ln_2/"),
+    (r"/MlpBlock_0/Dense_0/", "/mlp/0/"),
+    (r"/MlpBlock_0/Dense_1/", "/mlp/3/"),
+    (r"/MultiHeadDotProductAttention_0/out/", "/self_attention/out_proj/"),
+    (r"/MultiHeadDotProductAttention_0/", "/self_attention/"),
+    (r"^(visible_head|coordinate_head)/layers_", r"\1/"),
+    (r"^(encoder_norm|\w+_head/\d|.*/ln_\d)/scale$", r"\1/weight"),  # not those of the recurrent half
+    (r"/kernel$", "/weight"),
+)
+
+
+def released_state(model: TapNext, content: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name and shape what a released file holds as this model does. What is not understood keeps its name.
+
+    PyTorch's files (TAPNext++) may put `tapnext.` before each name. JAX's (TAPNext, BootsTAPNext) name layers by path,
+    hold linear layers with the inputs first, and query, key and value apart and by head; they lack the table of
+    queries, which is computed. They were trained with the GELU by tanh everywhere and slightly other epsilons; like the
+    release for PyTorch, this model uses them with its own.
+    """
+    if not any("/" in name for name in content):
+        return {name.removeprefix("tapnext."): value for name, value in content.items()}
+    state = {"query_pos_embed": model.query_pos_embed}
+    for path, value in content.items():
+        name = path
+        for pattern, replacement in JAX_NAMES:
+            name = re.sub(pattern, replacement, name)
+        state[name.replace("/", ".")] = _from_jax(path, value)
+    for i in range(model.config.depth):
+        attention = f"blocks.{i}.vit_block.self_attention"
+        for kind in ("weight", "bias"):
+            parts = [f"{attention}.{part}.{kind}" for part in ("query", "key", "value")]
+            if all(part in state for part in parts):
+                state[f"{attention}.in_proj_{kind}"] = torch.cat([state.pop(part) for part in parts])
+    return state
+
+
+def _from_jax(path: str, value: Tensor) -> Tensor:
+    if path.endswith("bias"):
+        return value.flatten()  # of all heads
+    if not path.endswith("kernel"):
+        return value
+    if value.ndim == 5:  # of the patches: (1, height, width, inputs, outputs)
+        return value[0].permute(3, 2, 0, 1)
+    if "/out/" in path:  # (heads, d, outputs)
+        return value.flatten(0, -2).T
+    return value.flatten(1).T  # (inputs, heads, d) or (inputs, outputs)

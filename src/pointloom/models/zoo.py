@@ -6,7 +6,7 @@
     load_model("scaled_online.pth", name="cotracker3-online")   an official file that is on disk already
 
 Loading is strict: every key and shape must fit. Pickled checkpoints are read by a reader that builds tensors and
-nothing else; a file that asks for more is refused.
+nothing else; a file that asks for more is refused. So are archives of NumPy arrays that hold anything but numbers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import os
 import pickle
 import shutil
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.request import urlopen
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -34,10 +36,13 @@ from torch import Tensor, nn
 from pointloom.errors import FormatError, ModelError, PointloomWarning, UnsafeFileError
 from pointloom.models.base import Model
 from pointloom.models.cotracker3 import OFFLINE, ONLINE, TINY, CoTracker3, CoTracker3Config
+from pointloom.models.tapnext import TAPNEXT, TAPNEXT_512, TapNext, TapNextConfig, released_state
 
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
 FILE_FORMAT = "1"
 MISMATCHES_SHOWN = 5
+RELEASED_SUFFIXES = (".pth", ".pt", ".ckpt", ".npz")
+WRAPPERS = ("model", "state_dict")  # entries under which checkpoints put the state dict
 FETCH_TIMEOUT_S = 30.0  # without a byte from the web
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -45,14 +50,19 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of network: the dataclass of its configurations, and what makes a network of one."""
+    """A kind of network: the dataclass of its configurations, and what makes a network of one.
+
+    released  makes a state dict of what an official file holds, for a network to be filled with it
+    """
 
     config: type[Any]
     model: Callable[[Any], Model]
+    released: Callable[[Any, Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda _, state: state
 
 
 FAMILIES: dict[str, Family] = {
     "cotracker3": Family(CoTracker3Config, CoTracker3),
+    "tapnext": Family(TapNextConfig, TapNext, released_state),
 }
 
 
@@ -121,6 +131,9 @@ class ModelRow:
     citation: str
 
 
+_TAPNEXT = {"licence": "Apache-2.0", "url": "https://storage.googleapis.com/dm-tapnet/tapnext"}
+_TAPNEXT_CITATION = "Zholus et al. 2025, arXiv:2504.05579"
+_TAPNEXT_PLUS_CITATION = "Google DeepMind 2026, TAPNext++"
 _COTRACKER = {"licence": "CC-BY-NC-4.0", "repo": "facebook/cotracker3"}
 ZOO: dict[str, ZooEntry] = {
     entry.name: entry
@@ -141,6 +154,40 @@ ZOO: dict[str, ZooEntry] = {
         ),
         ZooEntry(
             "cotracker3-online-kubric", ONLINE, "online, generated clips only", file="baseline_online.pth", **_COTRACKER
+        ),
+        ZooEntry(
+            "tapnext",
+            TAPNEXT,
+            "frame by frame, generated clips only",
+            file="tapnext_ckpt.npz",
+            citation=_TAPNEXT_CITATION,
+            **_TAPNEXT,
+        ),
+        ZooEntry(
+            "bootstapnext",
+            TAPNEXT,
+            "frame by frame, trained on real videos as well",
+            file="bootstapnext_ckpt.npz",
+            citation=_TAPNEXT_CITATION,
+            **_TAPNEXT,
+        ),
+        ZooEntry(
+            "tapnext++",
+            TAPNEXT,
+            "frame by frame, trained on videos of 1024 frames",
+            licence="Apache-2.0",
+            file="tapnextpp_ckpt.pt",
+            url="https://storage.googleapis.com/dm-tapnet/tapnextpp",
+            citation=_TAPNEXT_PLUS_CITATION,
+        ),
+        ZooEntry(
+            "tapnext++-512",
+            TAPNEXT_512,
+            "frame by frame, frames of 512 x 512",
+            licence="Apache-2.0",
+            file="tapnextpp_512.ckpt",
+            url="https://storage.googleapis.com/gresearch/tapnextpp",
+            citation=_TAPNEXT_PLUS_CITATION,
         ),
     )
 }
@@ -167,21 +214,21 @@ def load_model(
 ) -> Model:
     """Load a model by name or from a file, ready for tracking.
 
-    `name` says which model a bare `.pth` file holds (guessed from the released file names when left out). `cache` is
+    `name` says which model an official file holds (guessed from the released file names when left out). `cache` is
     the folder for downloads (default: that of huggingface-hub). Raises ModelError when nothing is found or the weights
     do not fit, UnsafeFileError when a pickle asks for more than tensors.
     """
     path = Path(source)
-    if path.suffix == ".safetensors" or (path.suffix in (".pth", ".pt", ".ckpt")):
+    if path.suffix == ".safetensors" or path.suffix in RELEASED_SUFFIXES:
         if not path.is_file():
             raise ModelError(f"there is no file {path}. Known names: {', '.join(ZOO)}.")
-        model = _from_safetensors(path) if path.suffix == ".safetensors" else _from_pickle(path, name)
+        model = _from_safetensors(path) if path.suffix == ".safetensors" else _from_released(path, name)
     else:
         entry = find_entry(str(source))
         if entry.shipped:
             model = _from_safetensors(WEIGHTS_FOLDER / entry.file)
         else:
-            model = _from_pickle(download(entry, cache=cache), entry.name)
+            model = _from_released(download(entry, cache=cache), entry.name)
     return model.eval().requires_grad_(False).to(device)
 
 
@@ -258,18 +305,33 @@ def _with_tuples(value: Any) -> Any:
 # ---------------------------------------------------------------------------------------------------- official files
 
 
-def _from_pickle(path: Path, name: str | None) -> Model:
+def _from_released(path: Path, name: str | None) -> Model:
     if name is None:
         entry = next((e for e in ZOO.values() if e.file == path.name), None)
         if entry is None:
             raise ModelError(f"{path.name} does not say which model it holds. Give name=, one of: {', '.join(ZOO)}.")
     else:
         entry = find_entry(name)
-    return fill(build_model(entry.config), read_pickled_state(path), path)
+    model = build_model(entry.config)
+    state = read_arrays(path) if path.suffix == ".npz" else read_pickled_state(path)
+    return fill(model, FAMILIES[family_of(entry.config)].released(model, state), path)
+
+
+def read_arrays(path: Path) -> dict[str, Tensor]:
+    """Read the arrays of an `.npz` file, as released from JAX. Reads numbers and nothing else."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # NumPy takes anything else for a pickle
+            archive.infolist()
+        with np.load(path, allow_pickle=False) as file:
+            return {key: torch.from_numpy(file[key]) for key in file}
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise ModelError(f"{path} cannot be read as a checkpoint: {error}. Is the download complete?") from error
+    except (ValueError, TypeError) as error:
+        raise UnsafeFileError(f"{path} holds something else than numbers, so it was not read: {error}") from error
 
 
 def read_pickled_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a `.pth` file, which may wrap it under `model`. Builds tensors and nothing else."""
+    """Read a state dict from a pickle, bare or in an entry of `WRAPPERS`. Builds tensors and nothing else."""
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -279,9 +341,10 @@ def read_pickled_state(path: Path) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise ModelError(f"{path} cannot be read as a checkpoint: {error}. Is the download complete?") from error
-    state = content.get("model", content) if isinstance(content, dict) else content
+    wrapper = next((name for name in WRAPPERS if isinstance(content, dict) and name in content), None)
+    state = content if wrapper is None else content[wrapper]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ModelError(f"{path} holds no state dict: expected names and tensors, bare or under 'model'.")
+        raise ModelError(f"{path} holds no state dict: expected names and tensors, bare or under {WRAPPERS}.")
     return state
 
 
