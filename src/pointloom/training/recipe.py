@@ -18,6 +18,36 @@ class PoolShare:
 
 
 @dataclass(frozen=True)
+class Augmentation:
+    """How clips are changed, for trackers of full size. The defaults are CoTracker3's; pairs are (lowest, highest)."""
+
+    size: tuple[int, int] = (512, 384)  # (width, height) of what the model sees
+    reversed: float = 0.0  # chance that a clip is played backwards
+
+    # covered patches: the chances are those of a frame after the first
+    erased: float = 0.5  # of patches that take their mean colour
+    replaced: float = 0.0  # of patches that show another frame
+    patches: tuple[int, int] = (1, 10)  # in such a frame
+    patch_px: tuple[int, int] = (2, 99)  # width and height of each
+
+    # colours and blur: the chances are those of a clip, the values are drawn for every frame
+    recoloured: float = 0.25
+    brightness: float = 0.2  # largest change of a factor, as are the next two
+    contrast: float = 0.2
+    saturation: float = 0.2
+    hue: float = 0.25 / 3.14  # largest turn, in full circles
+    blurred: float = 0.25
+    blur_px: tuple[float, float] = (0.1, 2.0)  # standard deviation
+
+    # the frame through which a clip is seen
+    padding_px: int = 24  # largest black border on each side
+    zoom: tuple[float, float] = (0.75, 1.25)
+    zoom_drift: float = 0.05  # largest change from frame to frame
+    crop_drift_px: int = 15
+    flipped: tuple[float, float] = (0.5, 0.5)  # chances of mirroring left and right, above and below
+
+
+@dataclass(frozen=True)
 class DataRecipe:
     """Which clips a step sees, and how they are changed."""
 
