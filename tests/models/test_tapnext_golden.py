@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -362,18 +361,15 @@ def test_videos_of_any_size_are_resized_and_points_come_back_in_their_pixels(tol
 
 
 @pytest.fixture(scope="module")
-def full_weights() -> OrderedDict[str, torch.Tensor]:
-    weights = weights_of(load("tapnext", "full_tiny"))
-    return OrderedDict((name, value.float()) for name, value in weights.items())
+def full_weights() -> dict[str, torch.Tensor]:
+    """Of all cases of the released configuration."""
+    return weights_of(load("tapnext", "full_tiny"))
 
 
-@pytest.mark.parametrize("precise", [True, False], ids=["float64", "float32"])
-def test_the_released_configuration(precise: bool, full_weights: dict[str, torch.Tensor]) -> None:
+@pytest.mark.parametrize("tolerances", [DOUBLE, SINGLE_FULL], ids=["float64", "float32"])
+def test_the_released_configuration(tolerances: Tolerances, full_weights: dict[str, torch.Tensor]) -> None:
     case = load("tapnext", "full_tiny")
-    tolerances = DOUBLE if precise else SINGLE_FULL
-    # in double precision the weights must not have been rounded
-    weights = weights_of(case) if precise else full_weights
-    model = model_of(case, tolerances.dtype, weights=weights, resolution=(64, 64))
+    model = model_of(case, tolerances.dtype, weights=full_weights, resolution=(64, 64))
     given: dict[str, torch.Tensor] = {}
     for i in case["block_in_index"]:
         watch(model.blocks[int(i)], f"in{i}", given)
