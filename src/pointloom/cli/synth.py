@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -39,4 +39,40 @@ def layered(
     config = LayeredConfig(size=(width, height), frames=frames)
     with progress_bar("making clips") as progress:
         made = fill_pool(folder, range(seed, seed + clips), lambda s: make_clip(config, bank, s), progress)
+    typer.echo(f"{made} clips made, {clips - made} were there: {folder}")
+
+
+@app.command()
+def physics(
+    folder: Annotated[Path, typer.Argument(help="Where the clips go, one folder each. Those that are there are kept.")],
+    clips: Annotated[int, typer.Option(help="How many.", min=1)] = 100,
+    frames: Annotated[int, typer.Option(help="Frames of each.", min=1)] = 24,
+    width: Annotated[int, typer.Option(help="Pixels.", min=32)] = 256,
+    height: Annotated[int, typer.Option(help="Pixels.", min=32)] = 192,
+    tracks: Annotated[int, typer.Option(help="Tracks of each clip.", min=1)] = 512,
+    seed: Annotated[int, typer.Option(help="Seed of the first clip; the others count on.", min=0)] = 0,
+    textures: Annotated[
+        Path | None, typer.Option(help="A folder of photos to cover things with. Without one, textures are drawn.")
+    ] = None,
+    models: Annotated[
+        Path | None, typer.Option(help="A folder of OBJ files to throw. Without one, simple shapes are thrown.")
+    ] = None,
+    layout: Annotated[
+        Literal["pool", "kubric"],
+        typer.Option(help="pool: frames and tracks, to train on; kubric: also depth, segmentation, flow and camera."),
+    ] = "pool",
+    workers: Annotated[int, typer.Option(help="Processes that make clips side by side.", min=1)] = 1,
+) -> None:
+    """Make physics clips: things fall, roll and collide in a room. Can be interrupted and run again.
+
+    Needs the extra `physics` and an OpenGL that draws without a screen.
+    """
+    from pointloom.cli.progress import progress_bar
+    from pointloom.datasets.physics import PhysicsConfig
+    from pointloom.datasets.physics.fill import Production, fill
+
+    config = PhysicsConfig(size=(width, height), frames=frames, tracks=tracks)
+    production = Production(config, textures, models, layout)
+    with progress_bar("making clips") as progress:
+        made = fill(folder, range(seed, seed + clips), production, workers=workers, progress=progress)
     typer.echo(f"{made} clips made, {clips - made} were there: {folder}")
