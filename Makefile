@@ -33,5 +33,6 @@ $(BIN)/.installed: $(BIN)/python pyproject.toml constraints.txt
 	touch $@
 
 $(BIN)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,evaluate,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,evaluate,physics,dev]'
+	.ci/install_opengl
 	touch $@ $(BIN)/.installed
