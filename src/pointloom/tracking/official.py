@@ -1,4 +1,4 @@
-"""The predictors with which CoTracker's authors published their numbers, rule by rule (Karaev et al. 2024).
+"""The predictors with which CoTracker's authors published their numbers, rule by rule (Karaev et al. 2023, 2024).
 
 They are here for parity: a table of this project stands beside a published one only if every hidden choice is the same
 (support points, thresholds, what is forced at the query frame). The evaluation protocols call them. For anything else
@@ -14,6 +14,9 @@ support points all lie in frame 0, and confidence is sometimes dropped.
 Queries are (frame, x, y) in pixels of the video and may lie anywhere; a fractional frame is cut to an integer. All run
 six iterations. Frames are encoded once, also where the original encodes them again (backward pass, dense points, one
 query at a time, overlap of a stream). Grids are laid out in *model pixels*: of the frames as the network sees them.
+
+CoTracker v2 has the same predictors. It gives no confidence, so that a product with it is the visibility alone, and no
+numbers are published of it for `evaluate_one_by_one`, which the original cannot run.
 
 Axes: B videos, T frames, N points, M points with those added for support.
 """
@@ -31,6 +34,7 @@ from torch import Tensor
 from pointloom.errors import OptionError
 from pointloom.geometry import resize_aligned
 from pointloom.models.base import Estimate, FrameFeatures, Model, PointFeatures
+from pointloom.models.cotracker2 import CoTracker2
 from pointloom.models.cotracker3 import CoTracker3
 from pointloom.queries.grid import grid_points
 from pointloom.tracking.windows import WindowResult, carried, run_window, walk
@@ -45,6 +49,7 @@ LOCAL_EXTENT = 50.0  # model pixels
 DENSE_COLUMNS = 80  # at least so many points side by side in one run of the dense mode
 ENCODED_AT_ONCE = 32  # frames; bounds memory, changes nothing
 
+CoTracker = CoTracker2 | CoTracker3
 Frames = UInt8[Tensor, "B T H W 3"] | Float[Tensor, "B T H W 3"]
 
 
@@ -232,7 +237,7 @@ class OnlineState:
 
 
 def begin_online(
-    model: CoTracker3,
+    model: CoTracker,
     size: tuple[int, int],
     queries: Float[Tensor, "B N 3"] | None = None,
     *,
@@ -293,7 +298,7 @@ def step_online(model: Model, state: OnlineState, frames: Frames) -> tuple[Onlin
 
 @torch.inference_mode()
 def track_online(
-    model: CoTracker3, frames: Frames, queries: Float[Tensor, "B N 3"] | None = None, *, grid_size: int = 5
+    model: CoTracker, frames: Frames, queries: Float[Tensor, "B N 3"] | None = None, *, grid_size: int = 5
 ) -> SeenTracks:
     """Stream a whole video as the official evaluation of the online model does: all queries at once, no support points.
 
