@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from pointloom.errors import OptionError
 from pointloom.models.base import Estimate
 from pointloom.models.cotracker2 import TINY, V2, CoTracker2, CoTracker2Config, initialise
+from pointloom.models.zoo import load_model, save_weights, weights_hash
 from pointloom.queries import Queries
 from pointloom.tracking.stream import Stream
 from pointloom.tracking.tracker import Tracker
@@ -84,6 +86,15 @@ def test_weights_depend_on_the_seed_alone() -> None:
         initialise(model, seed)
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), same.state_dict().values(), strict=True))
     assert not torch.equal(first.fnet.conv1.weight, other.fnet.conv1.weight)
+
+
+def test_saved_weights_come_back_with_their_configuration(tmp_path: Path) -> None:
+    model = CoTracker2(SMALL)
+    initialise(model, 0)
+    save_weights(tmp_path / "mine.safetensors", model, {})
+    again = load_model(tmp_path / "mine.safetensors")
+    assert again.config == SMALL
+    assert weights_hash(again) == weights_hash(model)
 
 
 def test_tiny_is_of_a_million_parameters() -> None:

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from pointloom.errors import FormatError, ModelError, PointloomWarning, UnsafeFileError
 from pointloom.models.base import Model
+from pointloom.models.cotracker2 import V2, V2_1, CoTracker2, CoTracker2Config
 from pointloom.models.cotracker3 import OFFLINE, ONLINE, TINY, CoTracker3, CoTracker3Config
 from pointloom.models.tapnext import TAPNEXT, TAPNEXT_512, TapNext, TapNextConfig, released_state
 
@@ -61,6 +62,7 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
+    "cotracker2": Family(CoTracker2Config, CoTracker2),
     "cotracker3": Family(CoTracker3Config, CoTracker3),
     "tapnext": Family(TapNextConfig, TapNext, released_state),
 }
@@ -134,6 +136,11 @@ class ModelRow:
 _TAPNEXT = {"licence": "Apache-2.0", "url": "https://storage.googleapis.com/dm-tapnet/tapnext"}
 _TAPNEXT_CITATION = "Zholus et al. 2025, arXiv:2504.05579"
 _TAPNEXT_PLUS_CITATION = "Google DeepMind 2026, TAPNext++"
+_COTRACKER2 = {
+    "licence": "CC-BY-NC-4.0",
+    "repo": "facebook/cotracker",
+    "citation": "Karaev et al. 2023, arXiv:2307.07635",
+}
 _COTRACKER = {"licence": "CC-BY-NC-4.0", "repo": "facebook/cotracker3"}
 ZOO: dict[str, ZooEntry] = {
     entry.name: entry
@@ -155,6 +162,8 @@ ZOO: dict[str, ZooEntry] = {
         ZooEntry(
             "cotracker3-online-kubric", ONLINE, "online, generated clips only", file="baseline_online.pth", **_COTRACKER
         ),
+        ZooEntry("cotracker2", V2, "walks over the video, windows of 8 frames", file="cotracker2.pth", **_COTRACKER2),
+        ZooEntry("cotracker2.1", V2_1, "the same, windows of 16 frames", file="cotracker2v1.pth", **_COTRACKER2),
         ZooEntry(
             "tapnext",
             TAPNEXT,
