@@ -411,7 +411,7 @@ def peak(logits: Float[Tensor, "*A K"]) -> Float[Tensor, "*A"]:
 
 
 def certainty(
-    logits: Float[Tensor, "*A 2 K"], yx: Float[Tensor, "*A 2"], radius: float = CERTAIN_BINS
+    logits: Float[Tensor, "*A 2 K"], yx: Float[Tensor, "*A 2"], radius: int = CERTAIN_BINS
 ) -> Float[Tensor, "*A"]:
     """Probability of the bins within `radius` of a position.
 
