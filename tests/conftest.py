@@ -12,6 +12,7 @@ CHECKED = (
     "pointloom.models.encoders",
     "pointloom.models.cotracker2",
     "pointloom.models.cotracker3",
+    "pointloom.models.locotrack",
     "pointloom.models.tapnext",
     "pointloom.tracking.windows",
     "pointloom.training.losses",

@@ -6,6 +6,8 @@ together. Encoders take images channels first and return maps channels first.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,3 +127,94 @@ class ResidualEncoder(nn.Module):
             stages.append(F.interpolate(x, size=size, mode="bilinear", align_corners=True))
         fused = torch.cat(stages, dim=1)
         return [self.conv3(F.relu(instance_norm(self.conv2(fused))))]
+
+
+# ------------------------------------------------------------------------------------- TAPIR's encoder and resolutions
+
+PRE_ACTIVATION_STRIDE = 8  # pixels in a cell of the coarsest maps of `PreActivationResNet`
+
+
+class PreActivationBlock(nn.Module):
+    """Norms and ReLUs before two 3x3 convolutions. The first block of a group also projects its shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, *, project: bool) -> None:
+        super().__init__()
+        self.stride = stride
+        if project:
+            self.proj_conv = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+        self.bn_0 = nn.InstanceNorm2d(inputs, eps=1e-5, affine=True)  # in spite of its name
+        self.conv_0 = nn.Conv2d(inputs, outputs, 3, stride=stride, bias=False)
+        self.conv_1 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn_1 = nn.InstanceNorm2d(outputs, eps=1e-5, affine=True)
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D i j"]:
+        """Return the map after the block. Strided convolutions are padded on the right and below only."""
+        y = F.relu(self.bn_0(x))
+        shortcut = self.proj_conv(y) if hasattr(self, "proj_conv") else x
+        y = self.conv_0(F.pad(y, (1, 1, 1, 1) if self.stride == 1 else (0, 1, 0, 1)))
+        return shortcut + self.conv_1(F.relu(self.bn_1(y)))
+
+
+class PreActivationGroup(nn.Module):
+    """Two residual blocks."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        first = PreActivationBlock(inputs, outputs, stride, project=True)
+        self.blocks = nn.ModuleList([first, PreActivationBlock(outputs, outputs, 1, project=False)])
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D i j"]:
+        """Return the map after both blocks."""
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class PreActivationResNet(nn.Module):
+    """The encoder of TAPIR and LocoTrack: a ResNet-18 without pooling, for images of multiples of 8."""
+
+    def __init__(self, widths: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        a, b, c, d = widths
+        self.initial_conv = nn.Conv2d(3, a, 7, stride=2, bias=False)
+        self.block_groups = nn.ModuleList(
+            PreActivationGroup(*sizes) for sizes in ((a, a, 1), (a, b, 2), (b, c, 2), (c, d, 1))
+        )
+
+    def forward(self, x: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _C _h _w"]]:
+        """Return the map after each group, at 1/2, 1/4, 1/8 and 1/8 of the size."""
+        x = self.initial_conv(F.pad(x, (2, 3, 2, 3)))
+        maps = []
+        for group in self.block_groups:
+            x = group(x)
+            maps.append(x)
+        return maps
+
+
+def growing_resolutions(first: tuple[int, int], last: tuple[int, int]) -> list[tuple[int, int]]:
+    """Multiples of 8 from one (height, width) to about another, each up to twice the one before."""
+    steps = math.ceil(max(math.log2(b / a) for a, b in zip(first, last, strict=True)))
+    if steps < 1:
+        return [first]
+    grown = [[a * (b / a) ** (i / steps) for a, b in zip(first, last, strict=True)] for i in range(steps + 1)]
+    return [(_multiple(height), _multiple(width)) for height, width in grown]
+
+
+def _multiple(side: float) -> int:
+    return max(PRE_ACTIVATION_STRIDE * math.floor(side / PRE_ACTIVATION_STRIDE), PRE_ACTIVATION_STRIDE)
+
+
+def resolutions_used(wanted: Sequence[tuple[int, int]], video: tuple[int, int]) -> list[tuple[int, int]]:
+    """(height, width) at which a video is seen where these were asked for, one after the other.
+
+    As released, the resolution *before* decides whether frames are resized: after that of the video they are not.
+    """
+    used: list[tuple[int, int]] = []
+    previous = None
+    for asked in wanted:
+        if asked == previous:
+            used.append(used[-1])
+        else:
+            used.append(video if previous == video else asked)
+        previous = asked
+    return used

@@ -7,6 +7,7 @@ Patches have the x offset as their first axis and the y offset as their second (
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pointloom.errors import OptionError
+from pointloom.geometry import to_raster
 
+Outside = Literal["edge", "zero"]
 POSITIONS_AT_ONCE = 1024  # around which features are read before they are multiplied
 
 
@@ -66,15 +69,18 @@ def correlation_volume(
     xy: Float[Tensor, "B T N 2"],
     support: Float[Tensor, "B N S S C"],
     radius: int,
+    *,
+    outside: Outside = "edge",
 ) -> Float[Tensor, "B T N P P S S"]:
     """Products of every feature around the present position with every feature around the query.
 
-    Correlating whole pixels and blending the products equals blending the features first (both are linear) and reads a
-    quarter of the memory. On a CPU some points at a time, so that what is read stays in the cache: twice as fast.
+    Outside the map its edge is repeated, or features are zero. Correlating whole pixels and blending the products
+    equals blending the features first (both are linear) and reads a quarter of the memory. On a CPU some points at a
+    time, so that what is read stays in the cache: twice as fast.
     """
     together = max(POSITIONS_AT_ONCE // xy.shape[1], 1) if xy.device.type == "cpu" else xy.shape[2]
     groups = zip(xy.split(together, dim=2), support.split(together, dim=1), strict=True)
-    return torch.cat([_correlation_of_some(maps, some, around, radius) for some, around in groups], dim=2)
+    return torch.cat([_correlation_of_some(maps, some, around, radius, outside) for some, around in groups], dim=2)
 
 
 def _correlation_of_some(
@@ -82,6 +88,7 @@ def _correlation_of_some(
     xy: Float[Tensor, "B T N 2"],
     support: Float[Tensor, "B N S S C"],
     radius: int,
+    outside: Outside,
 ) -> Float[Tensor, "B T N P P S S"]:
     B, T, N, _ = xy.shape
     frame = torch.arange(T, device=xy.device).repeat_interleave(N).expand(B, -1)  # (B, T*N)
@@ -89,8 +96,29 @@ def _correlation_of_some(
     width = pixels.shape[2]
     pixels = pixels.view(B, T, N, width * width, maps.shape[-1])
     products = pixels @ support.flatten(2, 3).transpose(-1, -2)[:, None].to(pixels.dtype)  # (B, T, N, X*Y, S*S)
-    volume = blend(products.unflatten(3, (width, width)), fraction.view(B, T, N, 2).to(products.dtype))
+    products = products.unflatten(3, (width, width))
+    if outside == "zero":
+        products = products * _inside(xy, (maps.shape[3], maps.shape[2]), radius)[..., None]
+    volume = blend(products, fraction.view(B, T, N, 2).to(products.dtype))
     return volume.unflatten(-1, support.shape[2:4])  # (B, T, N, P, P, S, S)
+
+
+def _inside(xy: Float[Tensor, "*A 2"], size: tuple[int, int], radius: int) -> Bool[Tensor, "*A X Y"]:
+    """Say which of the pixels that `neighbourhood` reads lie on a map of this (width, height)."""
+    offsets = torch.arange(-radius, radius + 2, device=xy.device)
+    x, y = (xy.detach().floor()[..., None] + offsets).unbind(-2)  # (*A, X), (*A, Y)
+    return ((x >= 0) & (x < size[0]))[..., :, None] & ((y >= 0) & (y < size[1]))[..., None, :]
+
+
+def soft_peak(probability: Float[Tensor, "A h w"], radius: float) -> Float[Tensor, "A 2"]:
+    """Mean position (x, y), in raster cells, of the probability less than `radius` cells from its largest value."""
+    y, x = (torch.arange(side) for side in probability.shape[1:])
+    centres = to_raster(torch.cartesian_prod(y, x).flip(-1).to(probability))  # (h*w, 2)
+    flat = probability.flatten(1)
+    best = centres[flat.argmax(dim=1)]  # (A, 2)
+    near = (centres - best[:, None]).square().sum(-1) < radius**2
+    weight = (flat * near)[..., None]
+    return (weight * centres).sum(dim=1) / weight.sum(dim=1).clamp(min=1e-12)
 
 
 class Mlp(nn.Module):
