@@ -14,7 +14,7 @@ from types import ModuleType
 
 from pointloom.errors import MissingExtraError, PointloomError
 
-PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri"  # of Debian and Ubuntu
+PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgles2"  # of Debian and Ubuntu
 
 
 class NoOpenGLError(PointloomError):

@@ -30,6 +30,7 @@ INWARD = (0.2, 1.1)  # speed towards the middle, a second for each metre of dist
 JITTER, UPWARD, SPIN = 0.6, (-1.0, 1.5), 3.0  # metres a second, the same, radians a second
 DENSITY = (150.0, 900.0)  # kilograms a cubic metre
 SPOTS = (2, 3)  # lights, of which the first two cast shadows
+AMBIENT, BRIGHTNESS = (0.25, 0.4), (0.2, 0.45)  # of the light from everywhere, and of each spot; 1 is white
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def random_scene(rng: np.random.Generator, config: PhysicsConfig, textures: Text
         cover = random_texture(rng, textures.pick(rng), (side, side), coverage=PHOTO_COVERAGE, mix=OBJECT_MIX)
         actors.append(_actor(rng, thing.scaled(length / thing.length).covered(cover), actors))
     lights = tuple(_light(rng, room, index < 2) for index in range(int(rng.integers(SPOTS[0], SPOTS[1] + 1))))
-    return Scene(room, tuple(actors), lights, rng.uniform(0.25, 0.4) * _tint(rng))
+    return Scene(room, tuple(actors), lights, rng.uniform(*AMBIENT) * _tint(rng))
 
 
 def _room(rng: np.random.Generator, textures: TextureBank) -> Room:
@@ -122,7 +123,7 @@ def _light(rng: np.random.Generator, room: Room, shadow: bool) -> Light:
     position = room.extent * np.append(rng.uniform(-0.7, 0.7, 2), rng.uniform(0.75, 0.95))
     aim = np.append(rng.uniform(-0.6, 0.6, 2), 0.2)
     direction = (aim - position) / np.linalg.norm(aim - position)
-    return Light(position, direction, rng.uniform(0.25, 0.6) * _tint(rng), shadow)
+    return Light(position, direction, rng.uniform(*BRIGHTNESS) * _tint(rng), shadow)
 
 
 def _tint(rng: np.random.Generator) -> Float[np.ndarray, " 3"]:
