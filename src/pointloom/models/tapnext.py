@@ -21,8 +21,8 @@ first frame on (mode `full`, as TAP-Vid is evaluated), or points with the same q
 that remember the frames before.
 
 Keys and shapes of the state dict are those of the official checkpoints, and so are some ways that look odd; each has a
-comment. Axes: B videos, T frames, N points, M tokens (patches, then points), C width, E width of the recurrence, G
-groups of its gates, d width of a group or of a head, K bins.
+comment. Axes: B videos, T frames, P patches, N points, M = P + N tokens, C width, E width of the recurrence, d width of
+a head, K bins.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from pointloom.errors import OptionError
 from pointloom.geometry import resize_area
-from pointloom.models.base import Estimate, FrameFeatures, Memory, Mode, Model, ModelInfo, PointFeatures
+from pointloom.models.base import Estimate, FrameFeatures, Memory, Model, ModelInfo, PointFeatures
 from pointloom.models.layers import attend
 
 PATCH = 8  # pixels of a patch's side
@@ -455,10 +455,9 @@ class TapNext(Model):
     @property
     def info(self) -> ModelInfo:
         """What a driver needs to know."""
-        modes: tuple[Mode, ...] = ("full", "causal")
         return ModelInfo(
             family="TAPNext",
-            modes=modes,
+            modes=("full", "causal"),
             window=1,
             step=1,
             iterations=1,
@@ -525,27 +524,27 @@ class TapNext(Model):
         In the memory, rows of points are whether the point has begun and, for each block, the past of its token; what
         is shared is the same past of the patches.
         """
-        patches = features.maps[0].flatten(2, 3).to(self.mask_token.dtype)  # (B, T, h*w, C)
-        tokens = torch.cat([patches, self.point_tokens(features, points)], dim=2)  # (B, T, M, C)
-        B, T, M, _ = tokens.shape
-        begun, pasts = self._recalled(memory, (B, M))
+        patches = features.maps[0].flatten(2, 3).to(self.mask_token.dtype)  # (B, T, P, C)
+        queried = self.point_tokens(features, points)  # (B, T, N, C)
+        B, T, P, _ = patches.shape
+        begun, pasts = self._recalled(memory, (B, P + len(points)))
         seen = None
         if attended is not None and not attended.all():
-            seen = F.pad(attended, (patches.shape[2], 0), value=True)
+            seen = F.pad(attended, (P, 0), value=True)  # (B, T, M)
         parts = []
         for start in range(0, T, FRAMES_AT_ONCE):
             chunk = slice(start, start + FRAMES_AT_ONCE)
-            x = tokens[:, chunk]
+            x = torch.cat([patches[:, chunk], queried[:, chunk]], dim=2)  # (B, T, M, C)
             for i, block in enumerate(self.blocks):
                 x, pasts[i] = block(x, pasts[i], begun, None if seen is None else seen[:, chunk])
             begun = torch.ones_like(begun)
-            parts.append(self.encoder_norm(x[:, :, patches.shape[2] :]))
-        x = torch.cat(parts, dim=1)
+            parts.append(self.encoder_norm(x[:, :, P:]))
+        x = torch.cat(parts, dim=1)  # (B, T, N, C)
         with torch.autocast(x.device.type, enabled=False):  # 256 bins need more than half precision
             position = self.coordinate_head(x.to(self.mask_token.dtype)).unflatten(-1, (2, BINS))
         after = Memory(
-            (begun[:, patches.shape[2] :].to(x.dtype), *(past[:, patches.shape[2] :] for past in pasts)),
-            tuple(past[:, : patches.shape[2]] for past in pasts),
+            points=(begun[:, P:].to(x.dtype), *(past[:, P:] for past in pasts)),
+            shared=tuple(past[:, :P] for past in pasts),
         )
         return Logits(position, self.visible_head(x)[..., 0]), after
 
