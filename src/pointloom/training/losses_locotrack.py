@@ -1,0 +1,69 @@
+"""What LocoTrack is trained on: positions, whether a point can be seen, and whether its position is right.
+
+As released (Cho et al. 2024), with d the distance of an estimate from the truth in pixels of a frame of 256 x 256:
+
+    position    the Huber function of d where the point can be seen
+    visibility  binary cross-entropy
+    confidence  binary cross-entropy of d being at most 6, where the point can be seen; moves no positions
+
+Each is a mean over all points and frames, those of hidden points included, which add nothing to the first and the last.
+
+Axes: B videos, T frames, N points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pointloom.models.base import Estimate
+
+SIDE = 256  # of the frame in whose pixels distances are counted
+HUBER_PX = 4.0  # where the penalty turns from squared to linear
+RIGHT_PX = 6.0  # from the truth a position is right up to here
+
+
+@dataclass(frozen=True)
+class LocoTrackLossWeights:
+    """How the three parts are summed. The defaults are the released ones."""
+
+    position: float = 0.05
+    visibility: float = 1.0
+    confidence: float = 1.0
+
+
+def locotrack_losses(
+    estimate: Estimate,
+    *,
+    xy: Float[Tensor, "B T N 2"],
+    visible: Bool[Tensor, "B T N"],
+    size: tuple[int, int],
+    weights: LocoTrackLossWeights | None = None,
+) -> dict[str, Tensor]:
+    """Return the parts `position`, `visibility`, `confidence`, without their weights, and the `total` with.
+
+    They belong to one estimate; training sums the totals of all that `iterate` yields, the first one included. The
+    truth `xy` is in pixels of a video of `size` (width, height).
+    """
+    weights = weights or LocoTrackLossWeights()
+    unit = xy.new_tensor([SIDE / size[0], SIDE / size[1]])
+    square = ((estimate.xy - xy) * unit).square().sum(-1)
+    distance = (square + 1e-12).sqrt()  # so that its slope at zero is a number
+    huber = torch.where(distance < HUBER_PX, square / 2, HUBER_PX * (distance - HUBER_PX / 2))
+    right = (square <= RIGHT_PX**2).to(square.dtype)
+    doubt = F.binary_cross_entropy_with_logits(estimate.confidence_logit, right, reduction="none")
+    losses = {
+        "position": (visible * huber).mean(),
+        "visibility": F.binary_cross_entropy_with_logits(estimate.visibility_logit, visible.to(square.dtype)),
+        "confidence": (visible * doubt).mean(),
+    }
+    losses["total"] = (
+        weights.position * losses["position"]
+        + weights.visibility * losses["visibility"]
+        + weights.confidence * losses["confidence"]
+    )
+    return losses
