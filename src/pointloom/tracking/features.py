@@ -49,10 +49,13 @@ class PassingFeatures:
         self._kept = None
 
     def between(self, start: int, stop: int) -> FrameFeatures:
-        """Return frames start..stop-1, fewer where the video ends. Requests must not go back."""
+        """Return frames start..stop-1, fewer where the video ends. Requests must not go back.
+
+        There may be none if frames up to `start` were asked for before. Otherwise none are a VideoError.
+        """
         parts = []
         begin = start
-        if self._kept is not None and start < self._kept.stop:
+        if self._kept is not None and start <= self._kept.stop:
             parts = [self._kept.between(start, self._kept.stop)]
             begin = self._kept.stop
         self._kept = None  # one copy of the overlap at a time
@@ -63,7 +66,7 @@ class PassingFeatures:
                 begin = part.stop
         if not parts:
             raise _ended_early(self._video)
-        self._kept = FrameFeatures.join(parts)
+        self._kept = FrameFeatures.join([part for part in parts if len(part)] or parts)
         return self._kept
 
     def _encode(self, start: int, stop: int) -> FrameFeatures | None:

@@ -2,24 +2,28 @@
 
     features      frames x frame          the frames of a window twice (while it moves on), or all frames of the video
     encoding      frames x 10 x frame     for the frames that are encoded at once
-    descriptions  points x point          for the points that walk over the video together
+    descriptions  points x point          for the points that walk over the video together; for a causal model also
+                                          what it remembers of them, twice (while it moves on)
+    shared        twice                   what a causal model remembers besides, for the points refined together; then
+                                          no others walk with them
     refining      points x frames x pair  for the points that are refined together, over the frames of a window
 
-`frame` and `point` are counted on a blank frame. `pair`, what a model needs for one point in one frame, is estimated
-for a tracker that correlates: it reads 64 feature vectors around the present position, and has about six arrays of
-products of those with the vectors of its description. What does not grow with the points (virtual tracks) counts as ten
-more of them. The numbers are measured on CoTracker3's networks; encoding takes 9 times the features there, and 4 times
-in `tiny`. Weights, the video, and the tracks come on top.
+`frame`, `point` and `shared` are counted on a blank frame. `pair`, what a model needs for one point in one frame, is
+estimated for a tracker that correlates: it reads 64 feature vectors around the present position, and has about six
+arrays of products of those with the vectors of its description. What does not grow with the points (virtual tracks)
+counts as ten more of them. The numbers are measured on CoTracker3's networks; encoding takes 9 times the features
+there, and 4 times in `tiny`. Weights, the video, and the tracks come on top.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pointloom.errors import OptionError
+from pointloom.models.base import Estimate, FrameFeatures, Memory, PointFeatures
 from pointloom.tracking.runner import Runner
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -50,6 +54,7 @@ class Costs:
     point: int
     pair: int
     input: tuple[int, int]
+    shared: int = 0
 
     @property
     def encoding(self) -> int:
@@ -57,18 +62,25 @@ class Costs:
         return ENCODING_FACTOR * self.frame
 
 
-def measure_costs(runner: Runner, size: tuple[int, int]) -> Costs:
-    """Encode a blank frame, describe a point in it, and count."""
+def measure_costs(runner: Runner, size: tuple[int, int], *, causal: bool = False) -> Costs:
+    """Encode a blank frame, describe a point in it, and count; `causal`: and track it there, and count its memory."""
     width, height = size
     features = runner.encode(np.zeros((1, height, width, 3), np.uint8), 0)
-    support = runner.model.describe(features, runner.positions(np.zeros((1, 3), np.float32))[None]).support
-    levels = [(patch.shape[-1], patch[0, 0, ..., 0].numel(), patch.element_size()) for patch in support]
+    point = runner.model.describe(features, runner.positions(np.zeros((1, 3), np.float32))[None])
+    levels = [(patch.shape[-1], patch[0, 0, ..., 0].numel(), patch.element_size()) for patch in point.support]
+    memory = _first_memory(runner, features, point) if causal else Memory()
     return Costs(
         frame=sum(m.nbytes for m in features.maps),
-        point=sum(patch.nbytes for patch in support),
+        point=sum(patch.nbytes for patch in point.support) + 2 * sum(rows.nbytes for rows in memory.points),
         pair=max(POSITIONS_READ * (C + PRODUCT_ARRAYS * positions) * item for C, positions, item in levels),
         input=features.input,
+        shared=2 * sum(values.nbytes for values in memory.shared),
     )
+
+
+def _first_memory(runner: Runner, features: FrameFeatures, point: PointFeatures) -> Memory:
+    beginning = replace(Estimate.at_queries(point.queries, 1), memory=Memory())
+    return runner.model.refine(features, point, beginning).memory or Memory()
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,7 @@ def plan_memory(
         at_once = left // (window * costs.pair + costs.point) - FIXED_POINTS
         return MemoryPlan(_frames_at_once(left, costs), True, at_once, max(points, together))
 
+    budget -= costs.shared
     passing = 2 * window * costs.frame
     _require(budget, passing + max(costs.encoding, least_refining), full=False, frames=window)
     walk = _points_a_walk(budget - passing, costs, together)
@@ -111,8 +124,8 @@ def plan_memory(
     left = budget - (whole if keep else passing)
     walk = _points_a_walk(left, costs, together)
     left -= min(points, walk) * costs.point
-    at_once = left // (window * costs.pair) - FIXED_POINTS
-    return MemoryPlan(_frames_at_once(left, costs), keep, max(at_once, together), walk)
+    at_once = max(left // (window * costs.pair) - FIXED_POINTS, together)
+    return MemoryPlan(_frames_at_once(left, costs), keep, at_once, min(walk, at_once) if costs.shared else walk)
 
 
 def _points_a_walk(left: int, costs: Costs, together: int) -> int:

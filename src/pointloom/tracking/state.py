@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pointloom.models.base import Estimate, FrameFeatures, Model, PointFeatures
+from pointloom.models.base import Estimate, FrameFeatures, Memory, Model, PointFeatures
 from pointloom.tracking.windows import attended_frames, carried
 
 
@@ -23,7 +23,8 @@ class WalkState:
 
     ids       the caller's number of each reached point, in the order of `points` and `previous`
     points    what the reached points look like; None before the first
-    previous  where the last window found them; None before the first
+    previous  where the last window found them, and what a causal model remembers; None before the first window of a
+              model that remembers nothing
     """
 
     waiting_ids: Int64[Tensor, " M"]
@@ -33,10 +34,11 @@ class WalkState:
     previous: Estimate | None = None
 
     @staticmethod
-    def of(queries: Float[Tensor, "N 3"]) -> WalkState:
-        """Begin with points that all wait, numbered from 0."""
+    def of(queries: Float[Tensor, "N 3"], *, causal: bool = False) -> WalkState:
+        """Begin with points that all wait, numbered from 0. `causal`: and with an empty memory, for a causal model."""
         ids = torch.arange(len(queries))
-        return WalkState(ids, queries, ids[:0])
+        beginning = replace(Estimate.at_queries(queries[None, :0], 0), memory=Memory()) if causal else None
+        return WalkState(ids, queries, ids[:0], previous=beginning)
 
     def added(self, ids: Int64[Tensor, " K"], queries: Float[Tensor, "K 3"]) -> WalkState:
         """Let more points wait."""
@@ -68,7 +70,9 @@ class WalkState:
         previous = self.previous
         if previous is not None:
             begin = Estimate.at_queries(queries, previous.xy.shape[1])
-            previous = Estimate.join([previous, begin], axis="points")
+            joined = Estimate.join([previous, begin], axis="points")
+            memory = None if previous.memory is None else previous.memory.extended(joined.xy.shape[2])
+            previous = replace(joined, memory=memory)
         here = arrived.cpu()
         return WalkState(
             self.waiting_ids[~here],
@@ -89,7 +93,7 @@ def advance(
     iterations: int | None,
     masked: bool,
 ) -> WalkState:
-    """Run one window, `step` frames after the one before it. The result is the new state's `previous`.
+    """Run one window, which begins `step` frames after the one before it. The result is the new state's `previous`.
 
     `features` are those of the whole window; from frame `stop` on they only repeat the last frame that exists.
     """

@@ -14,6 +14,9 @@ at most step - 1 others. `final`: each frame is answered once no later window wi
 most, and the answers are those of `Tracker`.
 
 A smaller step means less delay and more work: every frame takes part in window / step windows.
+
+A causal model has windows of one frame, each with what the model remembers of those before: every frame is answered at
+once, and for good.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pointloom.errors import FormatError, OptionError, QueryError
-from pointloom.models.base import Estimate, FrameFeatures, Model, PointFeatures
+from pointloom.models.base import Estimate, FrameFeatures, Memory, Model, PointFeatures
 from pointloom.queries.base import check_queries
 from pointloom.queries.points import Points
 from pointloom.tracking.runner import Runner, choose_device
@@ -38,7 +41,7 @@ from pointloom.tracking.tracker import check_iterations, check_step
 from pointloom.tracks import SEEN, SeenRule, seen_rule
 
 AnswerKind = Literal["newest", "final"]
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 ESTIMATE_FIELDS = ("xy", "visibility_logit", "confidence_logit")
 
 
@@ -91,7 +94,7 @@ class Stream:
         for frame in camera:
             for answer in stream.step(frame): ...
 
-    step        frames between two windows, 1 .. half the window; default: the model's
+    step        frames between two windows, 1 .. half the window; default: the model's. Not for causal models
     answer      `newest`: as soon as possible; `final`: once nothing will change any more, as `Tracker` answers
     iterations  refinements of each estimate; default: the model's
     masked      whether points in later frames are unknown to the others (see `Tracker`)
@@ -113,16 +116,19 @@ class Stream:
         dtype: torch.dtype | None = None,
     ) -> None:
         """Check the options and move the model."""
-        if "windowed" not in model.info.modes:
+        mode = next((mode for mode in model.info.modes if mode != "full"), None)
+        if mode is None:
             raise OptionError(f"this {model.info.family} has only the mode full: it sees whole videos, not streams.")
         if answer not in get_args(AnswerKind):
             raise OptionError(f"answer is 'newest' or 'final', got {answer!r}.")
         self.model = model
-        self.advance_by = check_step(step, model)
+        self.advance_by = check_step(step, model, mode)
         self.answer: AnswerKind = answer
         self.iterations = check_iterations(iterations)
         self.masked = masked
-        self._window = model.info.window
+        self._causal = mode == "causal"
+        self._masked = masked or self._causal  # in causal mode a point begins in the frame of its query
+        self._window = 1 if self._causal else model.info.window
         self._runner = Runner(model, choose_device(device), dtype)
         self.state = self._empty()
 
@@ -212,7 +218,7 @@ class Stream:
             stop=state.received,
             step=self.advance_by,
             iterations=self.iterations,
-            masked=self.masked,
+            masked=self._masked,
         )
         return replace(state, walk=walk, start=state.start + self.advance_by, frames=state.frames[self.advance_by :])
 
@@ -245,7 +251,7 @@ class Stream:
         self.state = self._empty()
 
     def _empty(self) -> StreamState:
-        return StreamState(WalkState.of(self._runner.positions(np.zeros((0, 3), np.float32))))
+        return StreamState(WalkState.of(self._runner.positions(np.zeros((0, 3), np.float32)), causal=self._causal))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as numbers and tensors in dictionaries, which `torch.save` writes and reads safely."""
@@ -267,9 +273,7 @@ class Stream:
             "points": None
             if state.walk.points is None
             else {"queries": state.walk.points.queries, "support": list(state.walk.points.support)},
-            "previous": None
-            if state.walk.previous is None
-            else {name: getattr(state.walk.previous, name) for name in ESTIMATE_FIELDS},
+            "previous": None if state.walk.previous is None else _estimate_dict(state.walk.previous),
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -301,12 +305,27 @@ class Stream:
                 None
                 if points is None
                 else PointFeatures(points["queries"].to(device), tuple(s.to(device) for s in points["support"])),
-                None if previous is None else Estimate(**{name: value.to(device) for name, value in previous.items()}),
+                None if previous is None else _estimate_of(previous, device),
             ),
             next_id=saved["next_id"],
             size=size,
             ended=saved["ended"],
         )
+
+
+def _estimate_dict(estimate: Estimate) -> dict[str, Any]:
+    memory = estimate.memory
+    return {
+        **{name: getattr(estimate, name) for name in ESTIMATE_FIELDS},
+        "memory": None if memory is None else {"points": list(memory.points), "shared": list(memory.shared)},
+    }
+
+
+def _estimate_of(saved: Mapping[str, Any], device: torch.device) -> Estimate:
+    memory = saved["memory"]
+    if memory is not None:
+        memory = Memory(**{name: tuple(rows.to(device) for rows in values) for name, values in memory.items()})
+    return Estimate(**{name: saved[name].to(device) for name in ESTIMATE_FIELDS}, memory=memory)
 
 
 def _answers(walk: WalkState, first: int, frames: range) -> list[Answer]:

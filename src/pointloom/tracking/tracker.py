@@ -1,7 +1,8 @@
 """Tracker: where points are in every frame of a video.
 
-One walk over the video goes window by window; a model that sees the whole video has one window. For each window the
-features of its frames are at hand, and the points are refined in batches that fit the memory budget:
+One walk over the video goes window by window; a model that sees the whole video has one window, and one that remembers
+what it has seen (causal) has windows that do not overlap. For each window the features of its frames are at hand, and
+the points are refined in batches that fit the memory budget:
 
     for the points that walk together:              all of them, unless their descriptions need too much memory
         for each direction:                         forward from the first frame, backward from the last
@@ -32,6 +33,7 @@ from pointloom.models.base import Estimate, Mode, Model
 from pointloom.models.zoo import weights_hash
 from pointloom.queries import Queries, VideoLike
 from pointloom.tracking.batches import ALONE, Batch, joint_batches, single_batches
+from pointloom.tracking.causal import FRAMES_AT_ONCE, causal_spans
 from pointloom.tracking.features import Features, KeptFeatures, PassingFeatures
 from pointloom.tracking.memory import Costs, MemoryPlan, measure_costs, parse_bytes, plan_memory
 from pointloom.tracking.runner import Runner, choose_device
@@ -50,7 +52,8 @@ class Tracker:
 
         tracks = Tracker(load_model("tiny")).track(open_video("clip.mp4"), Queries.grid(20), direction="both")
 
-    mode           `full` sees all frames at once, `windowed` walks over them; default: the model's first
+    mode           `full` sees all frames at once, `windowed` walks over them, `causal` walks over them and remembers;
+                   default: the model's first
     step           new frames in each window, 1 .. half the window; default: the model's. Smaller is slower and closer
     iterations     refinements of each estimate; default: the model's
     masked         windowed mode: a point does not exist for the others before its query's frame, so that a query in a
@@ -85,11 +88,11 @@ class Tracker:
         self.mode: Mode = info.modes[0] if mode is None else mode
         if self.mode not in info.modes:
             raise OptionError(f"{info.family} has the modes {', '.join(info.modes)}; mode={mode!r} is not one of them.")
-        if step is not None and self.mode == "full":
-            raise OptionError(f"step={step} is for windowed mode; in full mode there is one window.")
-        self.step = check_step(step, model)
+        self.step = check_step(step, model, self.mode)
         self.iterations = check_iterations(iterations)
         self.masked = masked
+        # in full mode all points are there from the beginning; in causal mode each begins in the frame of its query
+        self._masked = masked if self.mode == "windowed" else self.mode == "causal"
         if support_grid < 0 or (support_grid and per_query):
             raise OptionError(
                 f"support_grid={support_grid} must be 0 or more, and 0 with per_query, which brings its own support."
@@ -167,20 +170,20 @@ class Tracker:
         walks = _walks(queries, frames, direction)
         result = _Result(queries, frames)
         if walks:
-            window, step = self._window(frames)
             costs = self._costs_of(video.size)
             plan = plan_memory(
                 self.memory_budget,
                 costs,
                 full=self.mode == "full",
                 frames=frames,
-                window=window,
+                window=self._most_at_once(frames),
                 points=len(queries) * (ALONE if self.per_query else 1),
                 together=ALONE if self.per_query else 1 + self.support_grid**2,
                 directions=len(walks),
             )
             groups = list(self._groups(queries, video.size, costs, plan))
-            count = _Counter(progress, len(walks) * sum(map(len, groups)) * len(window_starts(frames, window, step)))
+            pieces = sum(len(group) * len(self._windows(group, frames, b)) for group in groups for b in walks)
+            count = _Counter(progress, pieces)
             features = self._features(video, plan, count)
             for group in groups:
                 for backward in walks:
@@ -190,13 +193,22 @@ class Tracker:
         progress(1.0)
         return result.tracks(frames, video, self._meta(video, direction))
 
-    def _window(self, frames: int) -> tuple[int, int]:
-        """Frames that are seen at once in a video of so many frames, and how many of them are new each time."""
-        return (frames, frames) if self.mode == "full" else (self.model.info.window, self.step)
+    def _most_at_once(self, frames: int) -> int:
+        """Frames that are seen at once in a video of so many frames."""
+        return {"full": frames, "windowed": self.model.info.window, "causal": FRAMES_AT_ONCE}[self.mode]
+
+    def _windows(self, group: list[Batch], frames: int, backward: bool) -> list[tuple[int, int]]:
+        """(start, stop) of the frames that are worked on together, one after the other; some may not be there."""
+        if self.mode == "causal":
+            starts = np.concatenate([_in_walk(batch.points, frames, backward)[:, 0] for batch in group])
+            return causal_spans(starts.clip(0).astype(int).tolist(), frames)
+        window = self._most_at_once(frames)
+        step = frames if self.mode == "full" else self.step
+        return [(start, start + window) for start in window_starts(frames, window, step)]
 
     def _costs_of(self, size: tuple[int, int]) -> Costs:
         if size not in self._costs:
-            self._costs[size] = measure_costs(self._runner, size)
+            self._costs[size] = measure_costs(self._runner, size, causal=self.mode == "causal")
         return self._costs[size]
 
     def _features(self, video: VideoLike, plan: MemoryPlan, count: _Counter) -> Features:
@@ -233,18 +245,23 @@ class Tracker:
         *,
         backward: bool,
     ) -> None:
-        window, step = self._window(features.frames)
-        states = [WalkState.of(self._runner.positions(_in_walk(b.points, features.frames, backward))) for b in group]
-        starts = window_starts(features.frames, window, step)
-        for start in starts:
-            reached = [bool(len(s.ids)) or bool((s.waiting[:, 0] < start + window).any()) for s in states]
+        queries = [_in_walk(batch.points, features.frames, backward) for batch in group]
+        states = [WalkState.of(self._runner.positions(q), causal=self.mode == "causal") for q in queries]
+        windows = self._windows(group, features.frames, backward)
+        last_start, known = 0, windows[0][0] if windows else 0
+        for start, stop in windows:
+            step, last_start = start - last_start, start
+            seen_before, known = known, stop
+            reached = [bool(len(s.ids)) or bool((s.waiting[:, 0] < stop).any()) for s in states]
             if not any(reached):
                 count.done(len(group))
                 continue
-            real = features.between(start, start + window)
-            if start and real.stop <= start + window - step:
+            if features.frames <= seen_before:
                 break  # the video turned out to be shorter, and this window brings nothing new
-            padded = real.padded(window)
+            real = features.between(start, stop)
+            if real.stop <= seen_before:
+                break  # it turned out just now
+            padded = real.padded(stop - start)
             for k, batch in enumerate(group):
                 if reached[k]:
                     states[k] = advance(
@@ -254,10 +271,10 @@ class Tracker:
                         stop=real.stop,
                         step=step,
                         iterations=self.iterations,
-                        masked=self.masked and self.mode == "windowed",
+                        masked=self._masked,
                     )
                     result.write(batch, states[k], start, real.stop, features.frames if backward else None)
-                if start == starts[-1]:
+                if (start, stop) == windows[-1]:
                     states[k] = _NOBODY  # the descriptions of these points are not needed any more
                 count.done(1)
 
@@ -352,11 +369,14 @@ class _Counter:
         self._progress(self._so_far / self.total)
 
 
-def check_step(step: int | None, model: Model) -> int:
-    """Return a step that fits the model's window."""
+def check_step(step: int | None, model: Model, mode: Mode) -> int:
+    """Return a step that fits the model's window. In the other modes there is none to choose."""
     info = model.info
     if step is None:
-        return info.step
+        return info.step if mode == "windowed" else 1
+    if mode != "windowed":
+        instead = "there is one window" if mode == "full" else "each frame is seen once"
+        raise OptionError(f"step={step} is for windowed mode; in {mode} mode {instead}.")
     if not 1 <= step <= info.window // 2:
         raise OptionError(f"step must lie in 1..{info.window // 2}, half of the window of {info.window}; got {step}.")
     return step

@@ -45,12 +45,18 @@ def window_starts(frames: int, window: int, step: int) -> list[int]:
 
 
 def carried(previous: Estimate | None, points: PointFeatures, start: int, window: int, step: int) -> Estimate:
-    """Return where the window at `start` begins, given the result of the one before it (which began `step` earlier)."""
+    """Return where the window at `start` begins, given the result of the one before it (which began `step` earlier).
+
+    A window that begins where the one before it ends takes over what is remembered, and nothing else.
+    """
     fresh = Estimate.at_queries(points.queries, window)
     if previous is None:
         return fresh
-    handed_on = previous.frames(step, window).extended(window)
-    tracked_already = points.frame < start + window - step
+    overlap = previous.xy.shape[1] - step
+    if overlap <= 0:
+        return replace(fresh, memory=previous.memory)
+    handed_on = previous.frames(step, step + overlap).extended(window)
+    tracked_already = points.frame < start + overlap
     return handed_on.where(tracked_already, fresh)
 
 
