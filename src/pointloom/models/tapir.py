@@ -3,8 +3,8 @@
 One network. TAPIR, BootsTAPIR (2024: trained on real videos as well) and the causal BootsTAPIR, which takes frames as
 they come, are values of one configuration. Points do not look at each other.
 
-From top to bottom: configuration, the encoder of a frame, the match of a point with a frame, the mixer, and the model
-with its three functions.
+From top to bottom: configuration, BootsTAPIR's part of the encoder, the match of a point with a frame, the mixer, and
+the model with its three functions. The rest of the encoder is in `encoders`, since LocoTrack has the same.
 
     frames --encode--> at each resolution: a fine map, a coarse map (and that map pooled)
     query  --describe--> at each resolution: the fine and the coarse feature at its place
@@ -34,9 +34,15 @@ from torch import Tensor, nn
 from pointloom.errors import OptionError
 from pointloom.geometry import from_raster, resize_area, to_raster
 from pointloom.models.base import Estimate, FrameFeatures, Memory, Mode, Model, ModelInfo, PointFeatures
-from pointloom.models.layers import pyramid, sample_patches, unit_length
+from pointloom.models.encoders import (
+    PRE_ACTIVATION_STRIDE,
+    PreActivationResNet,
+    growing_resolutions,
+    resolutions_used,
+)
+from pointloom.models.layers import pyramid, sample_patches, soft_peak, unit_length
 
-STRIDE = 8  # pixels in a cell of the coarse map; the fine one has half of it
+FINE, COARSE = 1, 3  # the groups of the encoder whose maps are used, at 1/4 and 1/8 of the size
 KERNEL = 3  # frames that a convolution of the mixer sees
 MATCH_CHANNELS = 16  # of the small network that reads how well a point fits to every cell of a frame
 MATCH_WIDE_CHANNELS = 32
@@ -79,11 +85,12 @@ class TapirConfig:
             raise OptionError(
                 f"TAPIR needs a refinement and an iteration; got {self.iterations} iterations at {self.refinements}."
             )
+        unit = PRE_ACTIVATION_STRIDE
         for height, width in (self.resolution, *(self.refinements or ())):
-            if height % STRIDE or width % STRIDE or max(height, width) < 2 * STRIDE:
+            if height % unit or width % unit or max(height, width) < 2 * unit:
                 raise OptionError(
-                    f"a resolution must be a multiple of {STRIDE} in height and width, and one of them at least "
-                    f"{2 * STRIDE}; got {height} x {width}."
+                    f"a resolution must be a multiple of {unit} in height and width, and one of them at least "
+                    f"{2 * unit}; got {height} x {width}."
                 )
 
     @property
@@ -116,103 +123,11 @@ TINY = TapirConfig(widths=(24, 32, 64, 64), pooled_maps=1, mixer_width=128, mixe
 def resolutions(config: TapirConfig, size: tuple[int, int]) -> list[Size]:
     """(height, width) of the first estimate and of each refinement, for a video of this (width, height)."""
     video = (size[1], size[0])
-    if config.refinements is None:
-        wanted = [config.resolution, *growing(config.resolution, video)]
-    else:
-        wanted = [config.resolution, *config.refinements]
-    actual: list[Size] = []
-    previous = None
-    for asked in wanted:
-        # as released, the resolution *before* decides whether frames are resized: after that of the video they are not
-        if asked != previous:
-            actual.append(video if previous == video else asked)
-        else:
-            actual.append(actual[-1])
-        previous = asked
-    return actual
-
-
-def growing(first: Size, last: Size) -> list[Size]:
-    """Multiples of the stride from one (height, width) to about another, each up to twice the one before."""
-    steps = math.ceil(max(math.log2(b / a) for a, b in zip(first, last, strict=True)))
-    if steps < 1:
-        return [first]
-    return [
-        (
-            _multiple(first[0] * (last[0] / first[0]) ** (i / steps)),
-            _multiple(first[1] * (last[1] / first[1]) ** (i / steps)),
-        )
-        for i in range(steps + 1)
-    ]
-
-
-def _multiple(side: float) -> int:
-    return max(STRIDE * math.floor(side / STRIDE), STRIDE)
+    grown = growing_resolutions(config.resolution, video) if config.refinements is None else config.refinements
+    return resolutions_used([config.resolution, *grown], video)
 
 
 # ----------------------------------------------------------------------------------------------------------- encoder
-
-
-def instance_norm(channels: int) -> nn.InstanceNorm2d:
-    """Zero mean and unit variance of each channel of each frame, then a factor and an offset."""
-    return nn.InstanceNorm2d(channels, eps=1e-5, affine=True)
-
-
-class ResidualBlock(nn.Module):
-    """Norms and ReLUs before two 3x3 convolutions. The first block of a group also projects its shortcut."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int, *, project: bool) -> None:
-        super().__init__()
-        self.stride = stride
-        if project:
-            self.proj_conv = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
-        self.bn_0 = instance_norm(inputs)
-        self.conv_0 = nn.Conv2d(inputs, outputs, 3, stride=stride, bias=False)
-        self.conv_1 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn_1 = instance_norm(outputs)
-
-    def forward(self, x: Float[Tensor, "A C h w"]) -> Float[Tensor, "A D i j"]:
-        """Return the map after the block. Strided convolutions are padded on the right and below only."""
-        y = F.relu(self.bn_0(x))
-        shortcut = self.proj_conv(y) if hasattr(self, "proj_conv") else x
-        y = self.conv_0(F.pad(y, (1, 1, 1, 1) if self.stride == 1 else (0, 1, 0, 1)))
-        return shortcut + self.conv_1(F.relu(self.bn_1(y)))
-
-
-class Group(nn.Module):
-    """Two residual blocks."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        first = ResidualBlock(inputs, outputs, stride, project=True)
-        self.blocks = nn.ModuleList([first, ResidualBlock(outputs, outputs, 1, project=False)])
-
-    def forward(self, x: Float[Tensor, "A C h w"]) -> Float[Tensor, "A D i j"]:
-        """Return the map after both blocks."""
-        for block in self.blocks:
-            x = block(x)
-        return x
-
-
-class ResNet(nn.Module):
-    """A ResNet-18 without pooling: strides 2, 1, 2, 2, 1."""
-
-    FINE = 1  # the group whose output is the fine map
-
-    def __init__(self, config: TapirConfig) -> None:
-        super().__init__()
-        a, b, c, d = config.widths
-        self.initial_conv = nn.Conv2d(3, a, 7, stride=2, bias=False)
-        self.block_groups = nn.ModuleList([Group(a, a, 1), Group(a, b, 2), Group(b, c, 2), Group(c, d, 1)])
-
-    def forward(self, x: Float[Tensor, "A 3 H W"]) -> tuple[Float[Tensor, "A C h w"], Float[Tensor, "A D i j"]]:
-        """Return the fine map, at 1/4 of the size, and the coarse one, at 1/8."""
-        x = self.initial_conv(F.pad(x, (2, 3, 2, 3)))
-        maps = []
-        for group in self.block_groups:
-            x = group(x)
-            maps.append(x)
-        return maps[self.FINE], maps[-1]
 
 
 class ExtraBlock(nn.Module):
@@ -269,17 +184,6 @@ class Match(NamedTuple):
     cells: Float[Tensor, "*A 2"]
     hidden: Float[Tensor, "*A"]
     far: Float[Tensor, "*A"]
-
-
-def soft_peak(probability: Float[Tensor, "A h w"], radius: float) -> Float[Tensor, "A 2"]:
-    """Mean position (x, y) of the probability less than `radius` cells from its largest value."""
-    y, x = (torch.arange(side) for side in probability.shape[1:])
-    centres = to_raster(torch.cartesian_prod(y, x).flip(-1).to(probability))  # (h*w, 2)
-    flat = probability.flatten(1)
-    best = centres[flat.argmax(dim=1)]  # (A, 2)
-    near = (centres - best[:, None]).square().sum(-1) < radius**2
-    weight = (flat * near)[..., None]
-    return (weight * centres).sum(dim=1) / weight.sum(dim=1).clamp(min=1e-12)
 
 
 # ------------------------------------------------------------------------------------------------------- correlation
@@ -432,7 +336,7 @@ class Tapir(Model):
     def __init__(self, config: TapirConfig) -> None:
         super().__init__()
         self.config = config
-        self.resnet_torch = ResNet(config)
+        self.resnet_torch = PreActivationResNet(config.widths)
         self.torch_cost_volume_track_mods = match_layers()
         self.torch_pips_mixer = Mixer(config)
         if config.extra_blocks:
@@ -472,7 +376,8 @@ class Tapir(Model):
     def _maps(self, images: Float[Tensor, "A 3 H W"], size: Size) -> list[Float[Tensor, "A _h _w _C"]]:
         if images.shape[-2:] != size:
             images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-        fine, coarse = (m.movedim(1, -1) for m in self.resnet_torch(images))
+        maps = self.resnet_torch(images)
+        fine, coarse = (maps[group].movedim(1, -1) for group in (FINE, COARSE))
         if self.config.extra_blocks:
             coarse = self.extra_convs(coarse)
         return [unit_length(fine), *pyramid(unit_length(coarse), 1 + self.config.pooled_maps)]
