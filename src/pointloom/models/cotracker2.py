@@ -282,7 +282,10 @@ class CoTracker2(Model):
         return torch.cat([*parts, feature, flags], dim=-1).transpose(1, 2)
 
     def _asked_for(self, features: FrameFeatures, points: PointFeatures) -> Bool[Tensor, "B T N"]:
-        """True from each point's query on, but not where a window overlaps with the one before it."""
+        """True from each point's query on, but not where a window overlaps with the one before it.
+
+        A driver whose step is smaller lets windows overlap by more; what counts as new stays the second half.
+        """
         frames = torch.arange(features.start, features.stop, device=points.queries.device)
         begun = points.frame[:, None] <= frames[None, :, None]
         if features.start == 0:
