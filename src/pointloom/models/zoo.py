@@ -37,6 +37,9 @@ from pointloom.errors import FormatError, ModelError, PointloomWarning, UnsafeFi
 from pointloom.models.base import Model
 from pointloom.models.cotracker2 import V2, V2_1, CoTracker2, CoTracker2Config
 from pointloom.models.cotracker3 import OFFLINE, ONLINE, TINY, CoTracker3, CoTracker3Config
+from pointloom.models.locotrack import BASE, LocoTrack, LocoTrackConfig
+from pointloom.models.locotrack import SMALL as LOCOTRACK_SMALL
+from pointloom.models.locotrack import released_state as released_locotrack
 from pointloom.models.tapnext import TAPNEXT, TAPNEXT_512, TapNext, TapNextConfig, released_state
 
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
@@ -44,6 +47,7 @@ FILE_FORMAT = "1"
 MISMATCHES_SHOWN = 5
 RELEASED_SUFFIXES = (".pth", ".pt", ".ckpt", ".npz")
 WRAPPERS = ("model", "state_dict")  # entries under which checkpoints put the state dict
+NOT_STATED = "not stated"  # in place of a licence
 FETCH_TIMEOUT_S = 30.0  # without a byte from the web
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -64,6 +68,7 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "cotracker2": Family(CoTracker2Config, CoTracker2),
     "cotracker3": Family(CoTracker3Config, CoTracker3),
+    "locotrack": Family(LocoTrackConfig, LocoTrack, released_locotrack),
     "tapnext": Family(TapNextConfig, TapNext, released_state),
 }
 
@@ -103,6 +108,11 @@ class ZooEntry:
         """Whether the package carries the weights."""
         return self.repo is None and self.url is None
 
+    @property
+    def commercial(self) -> bool:
+        """Whether the licence of the weights lets a company use them; one that is not stated does not."""
+        return "NC" not in self.licence and self.licence != NOT_STATED
+
     def describe(self) -> ModelRow:
         """Return what a list of models shows."""
         with torch.device("meta"):
@@ -113,7 +123,7 @@ class ZooEntry:
             info.modes,
             self.shipped,
             self.licence,
-            "NC" not in self.licence,
+            self.commercial,
             self.summary,
             self.citation,
         )
@@ -141,6 +151,11 @@ _COTRACKER2 = {
     "repo": "facebook/cotracker",
     "citation": "Karaev et al. 2023, arXiv:2307.07635",
 }
+_LOCOTRACK = {
+    "licence": NOT_STATED,
+    "url": "https://huggingface.co/datasets/hamacojr/LocoTrack-pytorch-weights/resolve/main",
+    "citation": "Cho et al. 2024, arXiv:2407.15420",
+}
 _COTRACKER = {"licence": "CC-BY-NC-4.0", "repo": "facebook/cotracker3"}
 ZOO: dict[str, ZooEntry] = {
     entry.name: entry
@@ -164,6 +179,14 @@ ZOO: dict[str, ZooEntry] = {
         ),
         ZooEntry("cotracker2", V2, "walks over the video, windows of 8 frames", file="cotracker2.pth", **_COTRACKER2),
         ZooEntry("cotracker2.1", V2_1, "the same, windows of 16 frames", file="cotracker2v1.pth", **_COTRACKER2),
+        ZooEntry("locotrack-base", BASE, "point by point, whole videos", file="locotrack_base.ckpt", **_LOCOTRACK),
+        ZooEntry(
+            "locotrack-small",
+            LOCOTRACK_SMALL,
+            "the same, three quarters of the size",
+            file="locotrack_small.ckpt",
+            **_LOCOTRACK,
+        ),
         ZooEntry(
             "tapnext",
             TAPNEXT,
@@ -429,7 +452,7 @@ def _fetch(url: str, path: Path) -> None:
 def _show_licence(entry: ZooEntry, source: str) -> None:
     warnings.warn(
         f"downloading {entry.file} of {source}, licence {entry.licence}"
-        + (": not for commercial use." if "NC" in entry.licence else "."),
+        + ("." if entry.commercial else ": not for commercial use."),
         PointloomWarning,
         stacklevel=4,
     )
