@@ -40,7 +40,7 @@ LARGEST = 255  # of a colour in 8 bits
 
 
 class Kubric:
-    """The sequences of CoTracker3's layout, in the order of their names, read one at a time."""
+    """The sequences of CoTracker3's layout, in the order of their names, each read when it is asked for."""
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path)
@@ -57,9 +57,11 @@ class Kubric:
 
     def __iter__(self) -> Iterator[AnnotatedClip]:
         """Read the sequences, one after the other."""
-        return (self._read(name) for name in self.names)
+        return (self[index] for index in range(len(self)))
 
-    def _read(self, name: str) -> AnnotatedClip:
+    def __getitem__(self, index: int) -> AnnotatedClip:
+        """Read a sequence."""
+        name = self.names[index]
         file = self.path / name / f"{name}.npy"
         content = _dictionary(file, ("coords", "visibility"))
         folder = file.with_name(FRAMES)
@@ -71,7 +73,7 @@ class Kubric:
 
 
 class KubricMoviF:
-    """The sequences of the converter's layout, in the order of their names, read one at a time."""
+    """The sequences of the converter's layout, in the order of their names, each read when it is asked for."""
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path)
@@ -85,9 +87,11 @@ class KubricMoviF:
 
     def __iter__(self) -> Iterator[AnnotatedClip]:
         """Read the sequences, one after the other."""
-        return (self._read(name) for name in self.names)
+        return (self[index] for index in range(len(self)))
 
-    def _read(self, name: str) -> AnnotatedClip:
+    def __getitem__(self, index: int) -> AnnotatedClip:
+        """Read a sequence."""
+        name = self.names[index]
         file = self.path / f"{name}.npy"
         content = _dictionary(file, ("video", "target_points", "occluded"))
         frames = _to_bytes(file, as_array(file, "video", content["video"]))

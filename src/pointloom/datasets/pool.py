@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,9 +44,12 @@ class ClipPool:
     def __getitem__(self, index: int) -> AnnotatedClip:
         """Open a clip. Its frames are a memory map: index them before use."""
         folder = self.folder / self.names[index]
-        frames = np.load(folder / "frames.npy", mmap_mode="r")
-        with np.load(folder / "tracks.npz") as tracks:
-            return AnnotatedClip(self.names[index], frames, tracks["xy"], tracks["visible"], tracks["valid"])
+        try:
+            frames = np.load(folder / "frames.npy", mmap_mode="r")
+            with (folder / "tracks.npz").open("rb") as file, np.load(file) as tracks:
+                return AnnotatedClip(self.names[index], frames, tracks["xy"], tracks["visible"], tracks["valid"])
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise DatasetError(f"{folder} is damaged: {error}. Remove it, and make its clip again.") from error
 
     def __iter__(self) -> Iterator[AnnotatedClip]:
         """Open the clips, one after the other."""
