@@ -196,7 +196,7 @@ def test_other_cameras_move(textures):
     assert np.ptp(clip.xy, axis=1).max() > 0.5
 
 
-def test_motion_blur_softens_what_moves_and_moves_no_track(textures):
+def test_motion_blur_softens_what_moves_around_where_its_tracks_are(textures):
     options = {"size": (96, 72), "frames": 2, "tracks": 64, "difficulty": (4.0, 4.0), "wear": 0.0, "objects": (0, 0)}
     sharp, soft = (
         make_clip(PhysicsConfig(**options, blurred=share, still_cameras=0.0), textures, ModelBank(), seed=3)
@@ -204,6 +204,10 @@ def test_motion_blur_softens_what_moves_and_moves_no_track(textures):
     )
     np.testing.assert_array_equal(sharp.xy, soft.xy)
     assert sharpness(soft.frames) < 0.9 * sharpness(sharp.frames)
+    grey = [cv2.cvtColor(clip.frames[0], cv2.COLOR_RGB2GRAY).astype(np.float32) for clip in (sharp, soft)]
+    shift, _ = cv2.phaseCorrelate(*grey, cv2.createHanningWindow((96, 72), cv2.CV_32F))
+    assert np.hypot(*shift) < 0.3  # light that fell in only after the frame's moment would shift it by a pixel
+    assert np.median(np.linalg.norm(sharp.xy[:, 1] - sharp.xy[:, 0], axis=1)) > 5
 
 
 def sharpness(frames):

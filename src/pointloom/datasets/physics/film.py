@@ -127,7 +127,7 @@ def _filmed(config: PhysicsConfig, textures: TextureBank, models: ModelBank, see
         light = np.stack(
             [
                 _exposed(stage, path, t, millisecond, before + t * interval, interval, shutter, count)
-                for t, count in enumerate(counts)
+                for t, count in enumerate(counts.tolist())
             ]
         )
         frames = _developed(rng, config, light)

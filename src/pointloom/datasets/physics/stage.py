@@ -9,7 +9,7 @@ trembles.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
@@ -72,7 +72,7 @@ class Stage:
             self._data.qvel[6 * joint : 6 * joint + 6] = np.concatenate([actor.velocity, actor.spin])
         mujoco.mj_forward(self._model, self._data)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Stage:
         """Return itself."""
         return self
 

@@ -79,7 +79,7 @@ def _choose_points(
     poses: Poses,
     count: int,
 ) -> tuple[Float[np.ndarray, "N 3"], Int[np.ndarray, " N"]]:
-    frames = np.sort(rng.permutation(len(states))[:CHOOSING_FRAMES])
+    frames = np.sort(rng.permutation(len(states))[:CHOOSING_FRAMES]).tolist()
     points, owners = [], []
     for t in frames:
         stage.set_up(states[t], view.position[t], view.rotation[t])
