@@ -13,6 +13,7 @@ CHECKED = (
     "pointloom.models.cotracker2",
     "pointloom.models.cotracker3",
     "pointloom.models.locotrack",
+    "pointloom.models.tapir",
     "pointloom.models.tapnext",
     "pointloom.tracking.windows",
     "pointloom.training.losses",

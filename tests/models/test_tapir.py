@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from pointloom.errors import OptionError
+from pointloom.models import zoo
 from pointloom.models.base import Estimate, Memory
 from pointloom.models.tapir import TAPIR, TINY, Tapir, TapirConfig, patch_correlation, resolutions, soft_peak
 from tapir_cases import SMALL, SMALL_CAUSAL, sampled_correlation, small_tapir
@@ -109,6 +111,30 @@ def test_a_map_too_small_to_be_pooled_is_refused() -> None:
 def test_tiny_has_about_a_million_parameters() -> None:
     with torch.device("meta"):
         assert 0.5e6 < Tapir(TINY).info.parameters < 1.5e6
+
+
+def test_a_saved_network_is_read_back_with_its_resolutions(tmp_path: Path) -> None:
+    model = small_tapir(SMALL_CAUSAL).float()
+    zoo.save_weights(tmp_path / "mine.safetensors", model, {})
+    again = zoo.load_model(tmp_path / "mine.safetensors")
+    assert again.config == SMALL_CAUSAL
+    assert zoo.weights_hash(again) == zoo.weights_hash(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "modes"),
+    [
+        ("tapir", "tapir_checkpoint_panning.pt", ("full",)),
+        ("bootstapir", "bootstapir_checkpoint_v2.pt", ("full",)),
+        ("causal-bootstapir", "causal_bootstapir_checkpoint.pt", ("causal", "full")),
+    ],
+)
+def test_the_released_files_have_names_and_may_be_used_by_a_company(
+    name: str, file: str, modes: tuple[str, ...]
+) -> None:
+    entry = zoo.find_entry(name)
+    row = entry.describe()
+    assert (entry.file, row.modes, row.licence, row.commercial) == (file, modes, "Apache-2.0", True)
 
 
 def test_weights_come_from_the_seed_alone() -> None:

@@ -40,6 +40,7 @@ from pointloom.models.cotracker3 import OFFLINE, ONLINE, TINY, CoTracker3, CoTra
 from pointloom.models.locotrack import BASE, LocoTrack, LocoTrackConfig
 from pointloom.models.locotrack import SMALL as LOCOTRACK_SMALL
 from pointloom.models.locotrack import released_state as released_locotrack
+from pointloom.models.tapir import BOOTSTAPIR, CAUSAL_BOOTSTAPIR, TAPIR, Tapir, TapirConfig
 from pointloom.models.tapnext import TAPNEXT, TAPNEXT_512, TapNext, TapNextConfig, released_state
 
 WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
@@ -69,6 +70,7 @@ FAMILIES: dict[str, Family] = {
     "cotracker2": Family(CoTracker2Config, CoTracker2),
     "cotracker3": Family(CoTracker3Config, CoTracker3),
     "locotrack": Family(LocoTrackConfig, LocoTrack, released_locotrack),
+    "tapir": Family(TapirConfig, Tapir),
     "tapnext": Family(TapNextConfig, TapNext, released_state),
 }
 
@@ -156,6 +158,11 @@ _LOCOTRACK = {
     "url": "https://huggingface.co/datasets/hamacojr/LocoTrack-pytorch-weights/resolve/main",
     "citation": "Cho et al. 2024, arXiv:2407.15420",
 }
+_BOOTSTAPIR = {
+    "licence": "Apache-2.0",
+    "url": "https://storage.googleapis.com/dm-tapnet/bootstap",
+    "citation": "Doersch et al. 2024, arXiv:2402.00847",
+}
 _COTRACKER = {"licence": "CC-BY-NC-4.0", "repo": "facebook/cotracker3"}
 ZOO: dict[str, ZooEntry] = {
     entry.name: entry
@@ -186,6 +193,29 @@ ZOO: dict[str, ZooEntry] = {
             "the same, three quarters of the size",
             file="locotrack_small.ckpt",
             **_LOCOTRACK,
+        ),
+        ZooEntry(
+            "tapir",
+            TAPIR,
+            "point by point, whole videos, generated clips only",
+            file="tapir_checkpoint_panning.pt",
+            licence="Apache-2.0",
+            url="https://storage.googleapis.com/dm-tapnet",
+            citation="Doersch et al. 2023, arXiv:2306.08637",
+        ),
+        ZooEntry(
+            "bootstapir",
+            BOOTSTAPIR,
+            "the same, larger, trained on real videos as well",
+            file="bootstapir_checkpoint_v2.pt",
+            **_BOOTSTAPIR,
+        ),
+        ZooEntry(
+            "causal-bootstapir",
+            CAUSAL_BOOTSTAPIR,
+            "the same, frame by frame, streams",
+            file="causal_bootstapir_checkpoint.pt",
+            **_BOOTSTAPIR,
         ),
         ZooEntry(
             "tapnext",
