@@ -20,7 +20,7 @@ from pointloom.datasets.clip import AnnotatedClip
 from pointloom.datasets.pool import fill_pool
 from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip
 from pointloom.geometry import inside
-from pointloom.training.batches import drifting, random_similarity
+from pointloom.training.turning import drifting, random_similarity
 
 HELD_BACK = 9
 SIZE = (256, 192)

@@ -3,31 +3,46 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+import small_run
 import torch
+from omegaconf import OmegaConf
+from small_run import ENTRY, SMALL
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pointloom.datasets.pool import fill_pool
 from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip
 from pointloom.errors import OptionError, PointloomWarning
 from pointloom.models import zoo
-from pointloom.models.cotracker3 import TINY, CoTracker3, initialise
+from pointloom.models.cotracker3 import CoTracker3, initialise
+from pointloom.training import log
 from pointloom.training.checkpoint import load_newest, save_checkpoint
-from pointloom.training.loop import learning_rate, starting_model, train
-from pointloom.training.recipe import DataRecipe, OptimizerRecipe, PoolShare, Recipe, TrackingRecipe, load_recipe
-
-SMALL = replace(
-    TINY, channels=16, fine_channels=8, hidden=32, heads=2, correlation_hidden=16, correlation_width=8, levels=2
+from pointloom.training.loop import Steps, devices_and_nodes, generator, starting_model, train
+from pointloom.training.recipe import (
+    Augmentation,
+    DataRecipe,
+    OptimizerRecipe,
+    Recipe,
+    SourceShare,
+    TrackingRecipe,
+    load_recipe,
 )
+
+PROGRAM = Path(small_run.__file__)
 
 
 @pytest.fixture(autouse=True)
 def small_tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry = replace(zoo.ZOO["tiny"], name="small", config=SMALL)
-    monkeypatch.setitem(zoo.ZOO, "small", entry)
+    monkeypatch.setitem(zoo.ZOO, "small", ENTRY)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +60,7 @@ def recipe(pool: str, objective: str, steps: int) -> Recipe:
         objective=objective,  # type: ignore[arg-type]
         steps=steps,
         precision="32-true",
-        data=DataRecipe(pools=[PoolShare(pool)], clips=2, points=16, frames=(8, 10)),
+        data=DataRecipe(sources=[SourceShare(folder=pool)], clips=2, points=16, frames=(8, 10)),
         optimizer=OptimizerRecipe(warmup=2, average=0.9),
         tracking=TrackingRecipe(iterations=2, jittered=0.5, window=(4, 8), matching_weight=0.5),
         validation=pool,
@@ -71,6 +86,122 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(pool: str, tmp_path: Path, 
     (broken / "weights.safetensors").unlink()
     again = train(recipe(pool, objective, 8), broken)
     assert zoo.weights_hash(zoo.load_model(again)) == zoo.weights_hash(zoo.load_model(whole))
+
+
+def saved(recipe: Recipe, path: Path) -> Path:
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(recipe)))
+    return path
+
+
+def test_a_run_that_is_killed_goes_on_as_if_it_had_not(pool: str, tmp_path: Path) -> None:
+    steps = 6
+    small = replace(recipe(pool, "tracking", steps), checkpoint_minutes=0, validation=None)
+    whole = train(small, tmp_path / "whole")
+    run = tmp_path / "killed"
+    command = [sys.executable, str(PROGRAM), str(saved(small, tmp_path / "recipe.yaml")), str(run)]
+    last, later_s = random.randint(1, steps - 2), random.uniform(0, 0.2)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert any(line.startswith(f"step {last}/") for line in process.stdout)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(later_s)  # so that it is killed anywhere in a step, or while it saves
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert not (run / "weights.safetensors").exists()
+
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    again = zoo.load_model(run / "weights.safetensors")
+    assert zoo.weights_hash(again) == zoo.weights_hash(zoo.load_model(whole)), f"killed {later_s} s after step {last}"
+    assert [row["step"] for row in rows(run, "train")] == list(range(1, steps + 1))
+    assert not list((run / "checkpoints").glob("*.tmp"))
+
+
+def test_two_processes_have_the_gradients_of_one_and_pass_over_the_same_clips(pool: str, tmp_path: Path) -> None:
+    mixed = tmp_path / "pool"
+    shutil.copytree(pool, mixed)
+    for name in ("damaged-1", "damaged-2", "damaged-3"):
+        shutil.copytree(mixed / "00000000", mixed / name)
+        (mixed / name / "frames.npy").write_bytes(b"nothing")
+    small = recipe(str(mixed), "tracking", 1)
+    one = replace(
+        small,
+        tracking=replace(small.tracking, jittered=0, matching_weight=0),  # these draw for a process, not for a clip
+        optimizer=replace(small.optimizer, clip=1e9),
+        validation=None,
+    )
+    two = replace(one, processes=2, data=replace(one.data, clips=1))
+    with pytest.warns(PointloomWarning, match="passed over .*damaged"):
+        train(one, tmp_path / "one")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(PROGRAM)]
+    arguments = [str(saved(two, tmp_path / "recipe.yaml")), str(tmp_path / "two")]
+    subprocess.run([*torchrun, *arguments], check=True, capture_output=True)
+
+    moments = []
+    for name in ("one", "two"):
+        state = load_newest(tmp_path / name / "checkpoints")
+        assert state is not None
+        moments.append([moment["exp_avg"] for moment in state["optimizer"]["state"].values()])  # 0.1 x gradient
+    largest = max(float(moment.abs().max()) for moment in moments[0])
+    assert largest > 1e-4
+    for a, b in zip(*moments, strict=True):
+        assert float((a - b).abs().max()) < 1e-5 * largest
+
+    passed = [
+        [json.loads(line) for line in (tmp_path / name / "passed.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    paths = [sorted(row["path"] for row in of_run) for of_run in passed]
+    assert paths[0] == paths[1]
+    assert all(Path(path).name.startswith("damaged") and Path(path).parent == mixed for path in paths[0])
+    for name, of_run in zip(("one", "two"), passed, strict=True):
+        assert rows(tmp_path / name, "train")[-1]["passed"] == len(of_run)
+
+
+def test_workers_prepare_what_the_process_itself_would(pool: str) -> None:
+    small = recipe(pool, "tracking", 4)
+    own = Steps(small, process=0)
+    ahead = Steps(replace(small, data=replace(small.data, workers=1)), process=0).from_step(2)
+    for step, ((tracks, *others), passed) in zip((2, 3), ahead, strict=True):
+        (own_tracks, *own_others), own_passed = own[step]
+        assert (others, passed) == (own_others, own_passed)
+        assert all(torch.equal(a, b) for a, b in zip(tracks, own_tracks, strict=True))
+
+
+def test_generators_of_a_step_have_nothing_in_common() -> None:
+    drawn = {
+        generator(seed, step, purpose, number).random()  # type: ignore[arg-type]
+        for seed in (0, 1)
+        for step in (0, 1)
+        for purpose in ("clip", "shared", "torch")
+        for number in (0, 1)
+    }
+    assert len(drawn) == 24
+
+
+def test_torchrun_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert devices_and_nodes(2) == (2, 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    monkeypatch.setenv("WORLD_SIZE", "32")
+    assert devices_and_nodes(32) == (8, 4)
+    with pytest.raises(OptionError, match="processes=32"):
+        devices_and_nodes(8)
+
+
+def test_validation_shows_tracks_and_keeps_the_best_weights(pool: str, tmp_path: Path) -> None:
+    train(recipe(pool, "tracking", 4), tmp_path)
+    board = EventAccumulator(str(tmp_path))
+    board.Reload()
+    assert board.Tags()["images"] == ["tracks/00000000", "tracks/00000001"]
+    (shown,) = board.Images("tracks/00000000")
+    assert (shown.step, shown.width, shown.height) == (4, 4 * 320, 2 * 240)
+    assert zoo.load_model(tmp_path / "best.safetensors").config == SMALL
+
+
+def test_the_log_forgets_what_is_done_again(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n{"step": 3, "a": 3}\n{"step": 4, "a')
+    log.forget_after(metrics, 2)
+    assert metrics.read_text() == '{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n'
 
 
 def test_blocks_that_the_start_does_not_have_add_nothing_at_first(pool: str, tmp_path: Path) -> None:
@@ -130,16 +261,6 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000003.pt", "step_00000004.pt"]
 
 
-def test_the_rate_warms_up_and_falls_along_a_cosine() -> None:
-    rates = OptimizerRecipe(rate=1.0, warmup=10, final_rate=0.1)
-    values = [learning_rate(rates, step, 110) for step in range(111)]
-    assert values[0] == pytest.approx(0.1)
-    assert max(values) == pytest.approx(1.0)
-    assert values[60] == pytest.approx(0.55)  # half of the way down
-    assert values[110] == pytest.approx(0.1)
-    assert np.all(np.diff(values[10:]) < 0)
-
-
 def test_recipes_of_the_repository_are_readable() -> None:
     folder = Path(__file__).parents[2] / "recipes"
     files = sorted(folder.glob("*.yaml"))
@@ -150,7 +271,7 @@ def test_recipes_of_the_repository_are_readable() -> None:
 
 def test_a_wrong_recipe_names_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text("model: tiny\nobjective: tracking\nsteps: 5\ndata: {pools: [{folder: x}]}\n")
+    path.write_text("model: tiny\nobjective: tracking\nsteps: 5\ndata: {sources: [{folder: x}]}\n")
     assert load_recipe(path, ["optimizer.rate=0.5"]).optimizer.rate == 0.5
     with pytest.raises(OptionError, match="speed"):
         load_recipe(path, ["optimizer.speed=1"])
@@ -172,3 +293,29 @@ def test_positions_stay_exact_in_mixed_precision(pool: str, tmp_path: Path, monk
     monkeypatch.setattr(objectives.MatchingObjective, "forward", watching)
     train(replace(recipe(pool, "matching", 2), precision="bf16-mixed"), tmp_path)
     assert set(seen) == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("kind", "frames", "stride", "points", "seen_in", "anywhere", "windowed"),
+    [
+        ("offline", (30, 59), 4, 512, ["first", "middle", "last"], 1.0, 0),
+        ("online", (64, 64), 1, 384, ["first", "middle"], 0.25, 1),
+    ],
+)
+def test_the_recipes_of_cotracker3_are_the_published_ones(
+    kind: str, frames: tuple[int, int], stride: int, points: int, seen_in: list[str], anywhere: float, windowed: float
+) -> None:
+    found = load_recipe(Path(__file__).parents[2] / "recipes" / f"cotracker3_{kind}.yaml")
+    assert (found.model, found.steps, found.processes, found.seed) == (f"cotracker3-{kind}", 50_000, 32, 42)
+    assert (found.precision, found.start_from) == ("bf16-mixed", None)
+    data, optimizer, tracking = found.data, found.optimizer, found.tracking
+    assert (data.clips, data.frames, data.longest_stride) == (1, frames, stride)
+    assert (data.points, data.seen_in, data.anywhere) == (points, seen_in, anywhere)
+    assert (data.repeated, data.farthest_px, data.augmentation) == (False, 1000, Augmentation())
+    assert (optimizer.rate, optimizer.schedule, optimizer.warmup) == (5e-4, "one_cycle", 2505)
+    assert (optimizer.decay, optimizer.decayed, optimizer.betas) == (5e-4, "all", (0.9, 0.999))
+    assert (optimizer.clip, optimizer.average, optimizer.encoder_rate) == (1.0, 0, 1.0)
+    assert (tracking.iterations, tracking.windowed, tracking.jittered, tracking.masked) == (4, windowed, 0, False)
+    assert (tracking.visible, tracking.occluded, tracking.confidence, tracking.visibility) == (0.05, 0.01, 1, 1)
+    assert (tracking.gamma, tracking.penalty, tracking.confidence_px) == (0.8, "huber", 12)
+    assert (tracking.matching_weight, tracking.window if windowed else (16, 16)) == (0, (16, 16))

@@ -1,30 +1,32 @@
-"""What a training step sees: pairs of frames or whole clips, drawn from pools and augmented.
+"""What a training step sees: pairs of frames or whole clips, drawn from sources, changed, and their points chosen.
 
-Every batch is a pure function of pools, recipe and generator, and the loop makes the generator from seed, step and
-process: a resumed run draws what an uninterrupted one would. Positions are pixels, integers are pixel centres.
+Every clip of a batch is a pure function of sources, recipe and its own generator. The loop makes the generators from
+seed, step and the number of the clip in the whole step: a resumed run draws what an uninterrupted one would, and it
+does not matter which process draws a clip. Positions are pixels, integers are pixel centres.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from pointloom.datasets.clip import AnnotatedClip
-from pointloom.datasets.pool import ClipPool
-from pointloom.errors import DatasetError
+from pointloom.errors import DatasetError, OptionError
 from pointloom.geometry import inside
-from pointloom.training.recipe import DataRecipe
+from pointloom.training.augment import augmented
+from pointloom.training.recipe import DataRecipe, Moment
+from pointloom.training.sources import Passed, Sources
+from pointloom.training.turning import drifting, random_similarity, recoloured_and_flipped, warped
 
 GAPS = (1, 2, 4, 8, 12, 20)  # frames between the two of a pair, each as likely
-TURN_DEGREES = 40.0  # standard deviation of a warp's rotation; one warp in five turns by any angle
-ZOOM_LOG2 = 0.6  # standard deviation of its zoom
-ATTEMPTS = 20
+
+Part = TypeVar("Part", bound=tuple[np.ndarray, ...])
 
 
 class PairBatch(NamedTuple):
@@ -45,142 +47,149 @@ class TrackBatch(NamedTuple):
     queries: Float[Tensor, "B N 3"]
 
 
-@dataclass(frozen=True)
-class Source:
-    """Pools and the chance of each."""
+class ClipPart(NamedTuple):
+    """A clip on its way into a batch."""
 
-    pools: tuple[ClipPool, ...]
-    chances: tuple[float, ...]
+    frames: UInt8[np.ndarray, "T H W 3"]
+    xy: Float[np.ndarray, "N T 2"]
+    visible: Bool[np.ndarray, "N T"]
+    valid: Bool[np.ndarray, "N T"]
 
-    @staticmethod
-    def open(data: DataRecipe) -> Source:
-        """Open the pools of a recipe."""
-        total = sum(share.weight for share in data.pools)
-        return Source(
-            tuple(ClipPool.open(share.folder) for share in data.pools),
-            tuple(share.weight / total for share in data.pools),
-        )
+    def points(self, chosen: Int[np.ndarray, " K"]) -> ClipPart:
+        """Return the chosen points only."""
+        return ClipPart(self.frames, self.xy[chosen], self.visible[chosen], self.valid[chosen])
 
-    def draw(self, rng: np.random.Generator) -> AnnotatedClip:
-        """Return a random clip."""
-        pool = self.pools[rng.choice(len(self.pools), p=self.chances)]
-        return pool[int(rng.integers(len(pool)))]
+    def lengthened(self, frames: int) -> ClipPart:
+        """Repeat the last frame of a clip that is too short."""
+        t = np.minimum(np.arange(frames), len(self.frames) - 1)
+        return ClipPart(self.frames[t], self.xy[:, t], self.visible[:, t], self.valid[:, t])
 
 
-def draw_pairs(source: Source, data: DataRecipe, rng: np.random.Generator) -> PairBatch:
-    """Draw pairs of frames of random gaps, half of them in reversed order, some turned and zoomed."""
-    pairs = [_draw_pair(source, data, rng) for _ in range(data.clips)]
-    return PairBatch(*(torch.from_numpy(np.stack(parts)) for parts in zip(*pairs, strict=True)))
+# --------------------------------------------------------------------------------------------------------------- pairs
 
 
-def _draw_pair(
-    source: Source, data: DataRecipe, rng: np.random.Generator
+def draw_pairs(
+    sources: Sources, data: DataRecipe, rngs: Sequence[np.random.Generator]
+) -> tuple[PairBatch, list[Passed]]:
+    """Draw a pair of frames with each generator, of random gaps, half of them in reversed order.
+
+    Some are turned and zoomed. Also returns what was passed over.
+    """
+    drawn = [sources.draw(rng, partial(pair_of, data=data, rng=rng)) for rng in rngs]
+    return PairBatch(*_stacked([pair for pair, _ in drawn])), [one for _, passed in drawn for one in passed]
+
+
+def pair_of(
+    clip: AnnotatedClip, data: DataRecipe, rng: np.random.Generator
 ) -> tuple[UInt8[np.ndarray, "2 H W 3"], Float[np.ndarray, "K 2"], Float[np.ndarray, "K 2"]]:
-    for _ in range(ATTEMPTS):
-        clip = source.draw(rng)
-        gap = min(int(rng.choice(GAPS)), len(clip.frames) - 1)
-        start = int(rng.integers(len(clip.frames) - gap))
-        order = [start, start + gap] if rng.random() < 0.5 else [start + gap, start]
-        frames = np.stack([clip.frames[i] for i in order])
-        xy, visible = clip.xy[:, order], clip.visible[:, order].all(1)
-        if rng.random() < data.warped:
-            frames[1], xy[:, 1] = warped(frames[1], xy[:, 1], random_similarity(clip.size, rng))
-        visible &= inside(xy, clip.size).all(1)
-        chosen = np.flatnonzero(visible)
-        if len(chosen):
-            chosen = rng.choice(chosen, data.points, replace=len(chosen) < data.points)
-            frames, xy = recoloured_and_flipped(frames, xy[chosen], rng)
-            return frames, xy[:, 0], xy[:, 1]
-    raise DatasetError(f"{ATTEMPTS} clips in a row had no point visible in two frames; is the pool sound?")
+    """Draw two frames of a clip and points that are visible in both."""
+    gap = min(int(rng.choice(GAPS)), len(clip.frames) - 1)
+    start = int(rng.integers(len(clip.frames) - gap))
+    order = [start, start + gap] if rng.random() < 0.5 else [start + gap, start]
+    frames = np.stack([clip.frames[i] for i in order])
+    xy, visible = clip.xy[:, order], clip.visible[:, order].all(1)
+    if rng.random() < data.warped:
+        frames[1], xy[:, 1] = warped(frames[1], xy[:, 1], random_similarity(clip.size, rng))
+    chosen = _take(np.flatnonzero(visible & inside(xy, clip.size).all(1)), data, rng)
+    frames, xy = recoloured_and_flipped(frames, xy[chosen], rng)
+    return frames, xy[:, 0], xy[:, 1]
 
 
-def draw_tracks(source: Source, data: DataRecipe, frames: int, rng: np.random.Generator) -> TrackBatch:
-    """Draw clips of `frames` frames. Queries lie on visible frames: half on the first one, half on any."""
-    samples = [_draw_track(source, data, frames, rng) for _ in range(data.clips)]
-    stacked = [torch.from_numpy(np.stack(parts)) for parts in zip(*samples, strict=True)]
-    video, xy, visible, valid, queries = stacked
-    return TrackBatch(video, xy.transpose(1, 2), visible.transpose(1, 2), valid.transpose(1, 2), queries)
+# --------------------------------------------------------------------------------------------------------------- clips
 
 
-def _draw_track(source: Source, data: DataRecipe, frames: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    for _ in range(ATTEMPTS):
-        clip = source.draw(rng)
-        length = min(frames, len(clip.frames))
-        start = int(rng.integers(len(clip.frames) - length + 1))
-        taken = slice(start, start + length)
-        video, xy = np.array(clip.frames[taken]), clip.xy[:, taken].copy()
-        visible, valid = clip.visible[:, taken].copy(), clip.valid[:, taken]
-        if rng.random() < data.warped:
-            turn = random_similarity(clip.size, rng)
-            for t, matrix in enumerate(drifting(turn, clip.size, length)):
-                video[t], xy[:, t] = warped(video[t], xy[:, t], matrix)
-            visible &= inside(xy, clip.size)
-        if rng.random() < 0.5:
-            video, xy, visible, valid = video[::-1], xy[:, ::-1], visible[:, ::-1], valid[:, ::-1]
-        seen = np.flatnonzero(visible.any(1))
-        if not len(seen):
-            continue
-        chosen = rng.choice(seen, data.points, replace=len(seen) < data.points)
-        xy, visible, valid = xy[chosen], visible[chosen], valid[chosen]
-        video, xy = recoloured_and_flipped(video, xy, rng)
-        first = visible.argmax(1)
-        anywhere = np.where(visible, rng.random(visible.shape), -1.0).argmax(1)
-        frame = np.where(rng.random(len(chosen)) < 0.5, first, anywhere)
-        queries = np.concatenate([frame[:, None], xy[np.arange(len(chosen)), frame]], axis=1).astype(np.float32)
-        length_padded = [
-            _lengthened(video, frames, 0),
-            *(_lengthened(a, frames, 1) for a in (xy, visible, valid)),
-        ]
-        return *(np.ascontiguousarray(a) for a in length_padded), queries
-    raise DatasetError(f"{ATTEMPTS} clips in a row had no visible point; is the pool sound?")
+def draw_tracks(
+    sources: Sources, data: DataRecipe, frames: int, rngs: Sequence[np.random.Generator]
+) -> tuple[TrackBatch, list[Passed]]:
+    """Draw a clip of `frames` frames with each generator. Also returns what was passed over."""
+    drawn = [sources.draw(rng, partial(sample_of, data=data, frames=frames, rng=rng)) for rng in rngs]
+    video, xy, visible, valid, queries = _stacked([sample for sample, _ in drawn])
+    batch = TrackBatch(video, xy.transpose(1, 2), visible.transpose(1, 2), valid.transpose(1, 2), queries)
+    return batch, [one for _, passed in drawn for one in passed]
 
 
-def _lengthened(a: np.ndarray, frames: int, axis: int) -> np.ndarray:
-    """Repeat the last frame of a clip that is too short."""
-    missing = frames - a.shape[axis]
-    return a if missing <= 0 else np.concatenate([a, np.repeat(a.take([-1], axis), missing, axis)], axis)
+def sample_of(clip: AnnotatedClip, data: DataRecipe, frames: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Cut a clip, change it, choose points and their queries: video, positions, visibility, validity, queries."""
+    taken = frames_of(len(clip.frames), frames, data.longest_stride, rng)
+    cut = ClipPart(np.array(clip.frames[taken]), clip.xy[:, taken].copy(), clip.visible[:, taken], clip.valid[:, taken])
+    changed = _changed(cut, data, rng)
+    if data.farthest_px is not None:
+        changed = changed.points(np.flatnonzero(_stay_near(changed, data.farthest_px)))
+    chosen = changed.points(_take(candidates(changed.visible, data.seen_in), data, rng))
+    queries = queries_of(chosen.xy, chosen.visible, data.anywhere, rng)
+    return *(np.ascontiguousarray(part) for part in chosen.lengthened(frames)), queries
 
 
-def random_similarity(size: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray, "2 3"]:
-    """Draw a rotation and zoom about a point near the middle."""
-    angle = rng.uniform(-180, 180) if rng.random() < 0.2 else rng.normal(0, TURN_DEGREES)
-    zoom = 2.0 ** float(np.clip(rng.normal(0, ZOOM_LOG2), -1.6, 1.3))
-    centre = np.array(size) / 2 + rng.normal(0, 0.1, 2) * size
-    return cv2.getRotationMatrix2D((float(centre[0]), float(centre[1])), angle, zoom)
+def frames_of(length: int, frames: int, longest_stride: int, rng: np.random.Generator) -> slice:
+    """Choose which frames of a clip to take: a random stride that the clip has room for, and a random start."""
+    stride = int(rng.integers(1, max(min(longest_stride, length // frames), 1), endpoint=True))
+    start = int(rng.integers(max(length - frames * stride, 1)))
+    return slice(start, start + frames * stride, stride)
 
 
-def drifting(end: Float[np.ndarray, "2 3"], size: tuple[int, int], frames: int) -> list[Float[np.ndarray, "2 3"]]:
-    """Go smoothly from no change to the similarity `end`, in rotation, zoom and place alike."""
-    linear = complex(end[0, 0], end[1, 0])
-    centre = np.array([size[0] / 2, size[1] / 2])
-    moved = end[:, :2] @ centre + end[:, 2] - centre
-    matrices = []
-    for t in range(frames):
-        share = 0.5 - 0.5 * np.cos(np.pi * t / max(frames - 1, 1))
-        z = np.exp(share * np.log(linear))
-        rotation = np.array([[z.real, -z.imag], [z.imag, z.real]])
-        matrices.append(np.concatenate([rotation, (centre + share * moved - rotation @ centre)[:, None]], axis=1))
-    return matrices
+def candidates(visible: Bool[np.ndarray, "N T"], seen_in: Sequence[Moment]) -> Int[np.ndarray, " M"]:
+    """Return the points that are seen in the given frames; a point that is seen in two of them comes twice.
+
+    Without such frames, the points that are seen in any.
+    """
+    if not seen_in:
+        return np.flatnonzero(visible.any(1))
+    frame = {"first": 0, "middle": visible.shape[1] // 2, "last": -1}
+    return np.concatenate([np.flatnonzero(visible[:, frame[moment]]) for moment in seen_in])
 
 
-def warped(
-    frame: UInt8[np.ndarray, "H W 3"], xy: Float[np.ndarray, "N 2"], matrix: Float[np.ndarray, "2 3"]
-) -> tuple[UInt8[np.ndarray, "H W 3"], Float[np.ndarray, "N 2"]]:
-    """Turn and zoom a frame and its points; the border is mirrored."""
-    size = (frame.shape[1], frame.shape[0])
-    moved = cv2.warpAffine(frame, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    return moved, (xy @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+def queries_of(
+    xy: Float[np.ndarray, "N T 2"], visible: Bool[np.ndarray, "N T"], anywhere: float, rng: np.random.Generator
+) -> Float[np.ndarray, "N 3"]:
+    """Put each query (t, x, y) into a frame where its point is visible: any for the first points, then the first one.
+
+    `anywhere` is the share of the former, rounded down. Points must be in random order.
+    """
+    any_frame = np.where(visible, rng.random(visible.shape), -1.0).argmax(1)
+    n = np.arange(len(xy))
+    frame = np.where(n < int(anywhere * len(xy)), any_frame, visible.argmax(1))
+    return np.concatenate([frame[:, None], xy[n, frame]], axis=1).astype(np.float32)
 
 
-def recoloured_and_flipped(
-    frames: UInt8[np.ndarray, "T H W 3"], xy: Float[np.ndarray, "N T 2"], rng: np.random.Generator
-) -> tuple[UInt8[np.ndarray, "T H W 3"], Float[np.ndarray, "N T 2"]]:
-    """Shuffle the colour channels and flip, for the whole clip alike."""
-    width, height = frames.shape[2], frames.shape[1]
+def _changed(cut: ClipPart, data: DataRecipe, rng: np.random.Generator) -> ClipPart:
+    """Augment a clip, by the recipe's augmentation or lightly; points outside the frame are not visible then."""
+    if data.augmentation:
+        frames, xy, visible, valid = augmented(*cut, data.augmentation, rng)
+        limit = np.array(data.augmentation.size) - 1
+        between_outermost_centres = ((xy >= 0) & (xy <= limit)).all(-1)  # as CoTracker3, half a pixel inside the frame
+        return ClipPart(frames, xy, visible & between_outermost_centres, valid)
+    frames, xy, visible, valid = cut
+    size = frames.shape[2], frames.shape[1]
+    if rng.random() < data.warped:
+        for t, matrix in enumerate(drifting(random_similarity(size, rng), size, len(frames))):
+            frames[t], xy[:, t] = warped(frames[t], xy[:, t], matrix)
+        visible = visible & inside(xy, size)
     if rng.random() < 0.5:
-        frames, xy = frames[:, :, ::-1], xy * np.array([-1, 1], np.float32) + np.array([width - 1, 0], np.float32)
-    if rng.random() < 0.5:
-        frames, xy = frames[:, ::-1], xy * np.array([1, -1], np.float32) + np.array([0, height - 1], np.float32)
-    if rng.random() < 0.7:
-        frames = frames[..., rng.permutation(3)]
-    return np.ascontiguousarray(frames), xy
+        frames, xy, visible, valid = frames[::-1], xy[:, ::-1], visible[:, ::-1], valid[:, ::-1]
+    return ClipPart(*recoloured_and_flipped(frames, xy, rng), visible, valid)
+
+
+def _stay_near(tracks: ClipPart, farthest_px: float) -> Bool[np.ndarray, " N"]:
+    """True for tracks that are known in every frame and never further than that from the middle of the frame."""
+    middle = np.array([tracks.frames.shape[2], tracks.frames.shape[1]]) / 2
+    near = np.linalg.norm(tracks.xy - middle, axis=-1) < farthest_px
+    return np.asarray((near & tracks.valid).all(axis=1))
+
+
+def _take(among: Int[np.ndarray, " M"], data: DataRecipe, rng: np.random.Generator) -> Int[np.ndarray, " N"]:
+    """Choose as many points as the recipe wants, in random order."""
+    wanted = data.points
+    if len(among) < (1 if data.repeated else wanted):
+        raise DatasetError(f"too few points: {len(among)} can be chosen from, {wanted} are needed.")
+    return rng.permutation(among)[:wanted] if len(among) >= wanted else rng.choice(among, wanted)
+
+
+def _stacked(samples: Sequence[Part]) -> list[Tensor]:
+    """Put samples of a step together."""
+    sizes = {sample[0].shape for sample in samples}
+    if len(sizes) > 1:
+        raise OptionError(
+            f"clips of different sizes cannot share a step, got {sorted(sizes)}. Set data.clips=1, use sources of one "
+            f"size, or data.augmentation, which brings all to one."
+        )
+    return [torch.from_numpy(np.stack(parts)) for parts in zip(*samples, strict=True)]

@@ -21,6 +21,8 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     unfinished = path.with_suffix(f".{os.getpid()}.tmp")
     torch.save(state, unfinished)
     unfinished.replace(path)
+    for left_over in folder.glob("step_*.tmp"):  # by processes that were killed
+        left_over.unlink()
     for old in sorted(folder.glob("step_*.pt"))[:-KEPT]:
         old.unlink()
     return path

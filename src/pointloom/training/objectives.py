@@ -13,9 +13,10 @@ from pointloom.models.base import Estimate, FrameFeatures
 from pointloom.models.cotracker3 import CoTracker3
 from pointloom.tracking.windows import WindowResult, walk
 from pointloom.training.batches import PairBatch, TrackBatch
-from pointloom.training.losses import LossWeights, charbonnier, from_query_on, tracking_losses
+from pointloom.training.losses import LossWeights, charbonnier, from_query_on, huber, tracking_losses
 from pointloom.training.matching import MatchingLoss
 from pointloom.training.recipe import TrackingRecipe
+from pointloom.training.recompute import recompute_activations
 
 JITTER_PX = (0.5, 32.0)  # smallest and largest distance of a jittered start from the truth
 JITTER_KNOTS = 4  # turns of its drift
@@ -46,6 +47,8 @@ class TrackingObjective(nn.Module):
         self.recipe = recipe
         self.encoder_frozen = encoder_frozen
         model.fnet.requires_grad_(not encoder_frozen)
+        if recipe.recomputed:
+            recompute_activations(model)
         if recipe.matching_weight:
             self.matching = MatchingLoss(model)
         self.weights = LossWeights(
@@ -72,7 +75,7 @@ class TrackingObjective(nn.Module):
                 window=windows[0],
                 step=windows[1],
                 iterations=self.recipe.iterations,
-                masked=unrolled,  # as `Tracker` does by default
+                masked=self.recipe.masked and unrolled,
                 prior=prior,
             )
         )
@@ -84,17 +87,26 @@ class TrackingObjective(nn.Module):
         return losses
 
     def _losses(self, results: list[WindowResult], batch: TrackBatch, *, forwards_only: bool) -> dict[str, Tensor]:
+        """Mean over the clips of the losses of each, so that a batch may be split over processes in any way."""
         counted = batch.valid
         if forwards_only:
             counted = counted & from_query_on(batch.queries, counted.shape[1])
-        return tracking_losses(
-            results,
-            xy=batch.xy,
-            visible=batch.visible,
-            valid=counted,
-            weights=self.weights,
-            penalty=lambda d: charbonnier(d, self.recipe.charbonnier_px),
-        )
+        of_clips = [
+            tracking_losses(
+                [one_clip(window, b) for window in results],
+                xy=batch.xy[b : b + 1],
+                visible=batch.visible[b : b + 1],
+                valid=counted[b : b + 1],
+                weights=self.weights,
+                penalty=self.penalty,
+            )
+            for b in range(len(batch.xy))
+        ]
+        return {name: torch.stack([losses[name] for losses in of_clips]).mean() for name in of_clips[0]}
+
+    def penalty(self, d: Tensor) -> Tensor:
+        """What an error of position costs where the point is seen."""
+        return huber(d) if self.recipe.penalty == "huber" else charbonnier(d, self.recipe.charbonnier_px)
 
     def _matching(self, features: FrameFeatures, batch: TrackBatch) -> Tensor:
         """Mean matching loss over random pairs of frames of the first clip, of the points visible in both."""
@@ -110,12 +122,23 @@ class TrackingObjective(nn.Module):
         return torch.stack(losses).mean() if losses else features.maps[0].sum() * 0
 
 
+def one_clip(window: WindowResult, index: int) -> WindowResult:
+    """Return what a window gave for one of the clips of a batch."""
+
+    def part(estimate: Estimate) -> Estimate:
+        xy, visibility, confidence = estimate.xy, estimate.visibility_logit, estimate.confidence_logit
+        b = slice(index, index + 1)
+        return Estimate(xy[b], visibility[b], confidence[b])
+
+    return WindowResult(window.start, part(window.prior), [part(estimate) for estimate in window.estimates])
+
+
 def jitter(xy: Tensor) -> Estimate:
     """Start near the truth: each track is shifted by a slow drift of random size, which no average removes."""
     B, T, N, _ = xy.shape
     low, high = (math.log(px) for px in JITTER_PX)
-    size = torch.exp(low + (high - low) * torch.rand(B, 1, N, 1))
-    knots = torch.randn(B * N, 2, JITTER_KNOTS)
+    size = torch.exp(low + (high - low) * torch.rand(B, 1, N, 1, device=xy.device))
+    knots = torch.randn(B * N, 2, JITTER_KNOTS, device=xy.device)
     drift = F.interpolate(knots, size=T, mode="linear", align_corners=True)  # (B*N, 2, T)
     drift = drift.view(B, N, 2, T).permute(0, 3, 1, 2)  # (B, T, N, 2)
     zeros = xy.new_zeros(B, T, N)

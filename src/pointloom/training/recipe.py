@@ -8,13 +8,30 @@ from typing import Literal, cast
 
 from pointloom.errors import MissingExtraError, OptionError
 
+Moment = Literal["first", "middle", "last"]
+
 
 @dataclass(frozen=True)
-class PoolShare:
-    """A pool of clips and how often it is drawn from."""
+class LayeredRecipe:
+    """Layered clips that are made while training: see `pointloom.datasets.synthetic.LayeredConfig`."""
 
-    folder: str
+    size: tuple[int, int] = (512, 512)  # (width, height)
+    frames: int = 120
+    tracks: int = 2048
+
+
+@dataclass(frozen=True)
+class SourceShare:
+    """Where clips come from, and how often.
+
+    kind    `pool`; `layered`; or the name of a data set whose clips can be read in any order, such as `kubric`
+    folder  of the pool or the data set; of the photos for layered clips, none: their textures are drawn
+    """
+
+    kind: str = "pool"
+    folder: str | None = None
     weight: float = 1.0
+    layered: LayeredRecipe = field(default_factory=LayeredRecipe)
 
 
 @dataclass(frozen=True)
@@ -49,37 +66,54 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """Which clips a step sees, and how they are changed."""
+    """Which clips a step sees, and how they are changed. The defaults suit small trackers and two cores."""
 
-    pools: list[PoolShare] = field(default_factory=list)
+    sources: list[SourceShare] = field(default_factory=list)
     clips: int = 1  # a step and process: pairs when matching, clips when tracking
-    points: int = 64  # of each
+    workers: int = 0  # processes that prepare clips ahead of each training process; 0: it does so itself
+
+    # what of a clip
     frames: tuple[int, int] = (16, 24)  # shortest and longest clip when tracking
-    warped: float = 0.5  # share of pairs whose second frame is turned and zoomed; share of clips likewise, with drift
+    longest_stride: int = 1  # every 1st .. every n-th frame, as far as the clip is long enough
+
+    # how it is changed: as CoTracker3 does, or more lightly
+    augmentation: Augmentation | None = None
+    warped: float = 0.5  # without it: share of pairs whose second frame is turned and zoomed; of clips, with drift
+
+    # which points
+    points: int = 64  # of each clip
+    seen_in: list[Moment] = field(default_factory=list)  # frames of which in one a point must be seen; none: in any
+    repeated: bool = True  # a clip with fewer points gives some twice; else it is passed over
+    farthest_px: float | None = None  # leaves out tracks that are ever further from the middle, or not known
+    anywhere: float = 0.5  # share of the queries that lie in any frame where the point is seen, not in the first one
 
 
 @dataclass(frozen=True)
 class OptimizerRecipe:
-    """AdamW with a warm-up and a cosine."""
+    """AdamW, and how its rate changes: see `pointloom.training.optimization`."""
 
-    rate: float = 1e-3
-    encoder_rate: float = 1.0  # factor; 0 freezes the encoder
-    final_rate: float = 0.01  # factor at the end
-    decay: float = 1e-3
-    betas: tuple[float, float] = (0.9, 0.99)
+    rate: float = 1e-3  # the highest
+    schedule: Literal["cosine", "one_cycle"] = "cosine"
     warmup: int = 100  # steps
+    final_rate: float = 0.01  # factor at the end of the cosine
+    encoder_rate: float = 1.0  # factor; 0 freezes the encoder
+    decay: float = 1e-3
+    decayed: Literal["matrices", "all"] = "matrices"  # parameters
+    betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 1.0  # largest gradient norm
     average: float = 0.0  # decay of the running average of the weights; 0: none
 
 
 @dataclass(frozen=True)
 class TrackingRecipe:
-    """How the refiner is trained."""
+    """How the refiner is trained. The defaults are those of small trackers; CoTracker3's are in its recipes."""
 
     iterations: int = 3
     jittered: float = 0.0  # share of clips that start near the truth instead of at the query
     windowed: float = 0.5  # share of clips on which windows are unrolled
     window: tuple[int, int] = (8, 16)
+    masked: bool = True  # in windows, points do not exist before their queries, as `Tracker` does by default
+    recomputed: bool = False  # activations are computed again for the backward pass: less memory, more time
     matching_weight: float = 0.0  # of the matching loss, kept on so that the encoder stays discriminative
     matching_pairs: int = 1  # of frames, for that loss
     visible: float = 0.3
@@ -87,6 +121,7 @@ class TrackingRecipe:
     confidence: float = 1.0
     visibility: float = 1.0
     gamma: float = 0.8
+    penalty: Literal["charbonnier", "huber"] = "charbonnier"
     charbonnier_px: float = 0.5
     confidence_px: float = 6.0
 
@@ -114,8 +149,10 @@ class Recipe:
         """Refuse what cannot be meant."""
         if self.steps < 1 or self.processes < 1:
             raise OptionError(f"steps and processes must be at least 1, got {self.steps} and {self.processes}.")
-        if not self.data.pools:
-            raise OptionError("the recipe names no clips: set data.pools.")
+        if not self.data.sources:
+            raise OptionError("the recipe names no clips: set data.sources.")
+        if self.objective == "matching" and self.data.augmentation:
+            raise OptionError("data.augmentation is for clips; pairs are turned and zoomed by data.warped.")
 
 
 def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:
