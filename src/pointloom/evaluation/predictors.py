@@ -23,12 +23,12 @@ from pointloom.errors import ModelError, OptionError
 from pointloom.evaluation.protocols import Protocol
 from pointloom.models.base import Model
 from pointloom.models.classical import ClassicalTracks, dis_flow, lucas_kanade, static_point
-from pointloom.models.zoo import ZOO, load_model, weights_hash
+from pointloom.models.zoo import RELEASED_SUFFIXES, ZOO, load_model, weights_hash
 from pointloom.queries import Queries
 from pointloom.tracking import official
 from pointloom.tracking.tracker import Tracker
 
-WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
+WEIGHT_SUFFIXES = (".safetensors", *RELEASED_SUFFIXES)
 
 
 @dataclass(frozen=True)
