@@ -2,7 +2,7 @@
 
 A clip is a scene (`scene.py`), simulated and drawn by MuJoCo (`stage.py`), seen by a camera that moves (`camera.py`).
 It is the idea behind Kubric's MOVi sets (Greff et al. 2022), with motion blur, wear of the picture, and every speed
-from slow motion to what falls through the frame in a few frames, at about a second of one core for a clip.
+from slow motion to what falls through the frame in a few frames, at one to two seconds of one core for a clip.
 
     models = ModelBank.from_folder("objects")       # or ModelBank(): only drawn shapes
     clip = make_clip(PhysicsConfig(), TextureBank.from_folder("photos"), models, seed=7)

@@ -27,7 +27,10 @@ FRICTION = (0.6, 0.01, 0.002)  # sliding, spinning, rolling
 SEEN, COLLIDING = 1, 3  # geom groups: those from 3 on are not drawn
 NEAR_M, FAR_M = 0.03, 20.0
 MULTISAMPLES = 4
-SHADOW_PIXELS = 2  # of a shadow map, for each pixel of the longer side of a frame
+SHADOW_PIXELS, LARGEST_SHADOW_MAP = (
+    4,
+    4096,
+)  # of a shadow map, for each pixel of a frame's longer side; fewer show steps
 CUTOFF_DEGREES, FALL_OFF = 70.0, 1.0  # of spot lights
 TO_MUJOCO = np.diag([1.0, -1.0, -1.0])  # our camera axes (x right, y down, z ahead) -> MuJoCo's (x right, y up, z back)
 
@@ -171,7 +174,7 @@ def _compile(mujoco: Any, scene: Scene, lens: Lens) -> Any:
     spec.stat.center = (0, 0, 0.5)
     spec.visual.map.znear, spec.visual.map.zfar = NEAR_M, FAR_M
     spec.visual.quality.offsamples = MULTISAMPLES
-    spec.visual.quality.shadowsize = SHADOW_PIXELS * max(lens.size)
+    spec.visual.quality.shadowsize = min(SHADOW_PIXELS * max(lens.size), LARGEST_SHADOW_MAP)
     spec.visual.global_.offwidth, spec.visual.global_.offheight = lens.size
     spec.visual.headlight.ambient = scene.ambient
     spec.visual.headlight.diffuse = spec.visual.headlight.specular = (0.1, 0.1, 0.1)
