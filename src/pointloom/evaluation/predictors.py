@@ -7,7 +7,6 @@ load_predictor("lucas-kanade", protocol)            a baseline: lucas-kanade, di
 
 from __future__ import annotations
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,16 +18,15 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from pointloom import geometry
-from pointloom.errors import ModelError, OptionError
+from pointloom.errors import OptionError
 from pointloom.evaluation.protocols import Protocol
 from pointloom.models.base import Model
 from pointloom.models.classical import ClassicalTracks, dis_flow, lucas_kanade, static_point
-from pointloom.models.zoo import RELEASED_SUFFIXES, ZOO, load_model, weights_hash
+from pointloom.models.zoo import WEIGHT_SUFFIXES, find_entry, load_model, weights_hash
 from pointloom.queries import Queries
 from pointloom.tracking import official
+from pointloom.tracking.runner import choose_device
 from pointloom.tracking.tracker import Tracker
-
-WEIGHT_SUFFIXES = (".safetensors", *RELEASED_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -77,12 +75,13 @@ class ModelPredictor(Predictor):
             "config": _config(model),
             "mode": model.info.modes[0],
         }
-        self._tracker = Tracker(  # it also chooses the device
+        self._device = choose_device(device)
+        self._tracker = Tracker(
             model,
             iterations=protocol.iterations,
             per_query=protocol.per_query,
             support_grid=0 if protocol.per_query else protocol.support_grid,
-            device=device,
+            device=self._device,
         )
 
     def predict(self, frames: UInt8[np.ndarray, "T H W 3"], queries: Float32[np.ndarray, "N 3"]) -> Prediction:
@@ -111,7 +110,7 @@ class ModelPredictor(Predictor):
         return _points_first(found.xy), _points_first(found.visibility), _points_first(found.confidence)
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array))[None].to(next(self._tracker.model.parameters()).device)
+        return torch.from_numpy(np.ascontiguousarray(array))[None].to(self._device)
 
 
 def _points_first(values: torch.Tensor) -> np.ndarray:
@@ -183,11 +182,6 @@ def load_predictor(source: str, protocol: Protocol, *, device: str = "auto") -> 
     name, place = split_name(source)
     if place in BASELINES:
         return BaselinePredictor(name, place, protocol)
-    if place not in ZOO and Path(place).suffix not in WEIGHT_SUFFIXES:
-        near = difflib.get_close_matches(place, [*ZOO, *BASELINES], n=2, cutoff=0.4)
-        hint = f"Did you mean {' or '.join(near)}? " if near else ""
-        raise ModelError(
-            f"no model or baseline is called {place!r}. {hint}Models: {', '.join(ZOO)}; "
-            f"baselines: {', '.join(BASELINES)}; or give a .safetensors or .pth file."
-        )
+    if Path(place).suffix not in WEIGHT_SUFFIXES:
+        find_entry(place, besides=BASELINES)
     return ModelPredictor(name, load_model(place), protocol, device=device)

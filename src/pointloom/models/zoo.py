@@ -5,6 +5,9 @@
     load_model("mine.safetensors")            a file of this package: its header says which model it is
     load_model("scaled_online.pth", name="cotracker3-online")   an official file that is on disk already
 
+Other packages add families and names by an entry point in the group `pointloom.models` that leads to a `ModelPackage`.
+They are loaded when a name or a family is asked for that is not of this package.
+
 Loading is strict: every key and shape must fit. Pickled checkpoints are read by a reader that builds tensors and
 nothing else; a file that asks for more is refused. So are archives of NumPy arrays that hold anything but numbers.
 """
@@ -20,8 +23,9 @@ import pickle
 import shutil
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +38,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pointloom.errors import FormatError, ModelError, PointloomWarning, UnsafeFileError
+from pointloom.models import plugins
 from pointloom.models.base import Model
 from pointloom.models.cotracker2 import V2, V2_1, CoTracker2, CoTracker2Config
 from pointloom.models.cotracker3 import OFFLINE, ONLINE, TINY, CoTracker3, CoTracker3Config
@@ -47,8 +52,11 @@ WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
 FILE_FORMAT = "1"
 MISMATCHES_SHOWN = 5
 RELEASED_SUFFIXES = (".pth", ".pt", ".ckpt", ".npz")
+WEIGHT_SUFFIXES = (".safetensors", *RELEASED_SUFFIXES)
 WRAPPERS = ("model", "state_dict")  # entries under which checkpoints put the state dict
+FREE_LICENCES = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT"}
 NOT_STATED = "not stated"  # in place of a licence
+PACKAGES = "pointloom.models"  # group of the entry points
 FETCH_TIMEOUT_S = 30.0  # without a byte from the web
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -75,14 +83,30 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+def find_family(name: str) -> Family:
+    """Look a family up, here and in other packages."""
+    family = FAMILIES.get(name) or installed().families.get(name)
+    if family is None:
+        known = ", ".join((*FAMILIES, *installed().families))
+        raise FormatError(f"there is no family {name!r}, only {known}. Is the package installed that adds it?")
+    return family
+
+
 def family_of(config: Any) -> str:
     """Return the name of the family that a configuration belongs to."""
-    return next(name for name, family in FAMILIES.items() if isinstance(config, family.config))
+    name = _family_among(FAMILIES, config) or _family_among(installed().families, config)
+    if name is not None:
+        return name
+    raise ModelError(f"no family has configurations of type {type(config).__name__}. Is its package installed?")
+
+
+def _family_among(families: Mapping[str, Family], config: Any) -> str | None:
+    return next((name for name, family in families.items() if isinstance(config, family.config)), None)
 
 
 def build_model(config: Any) -> Model:
     """Make a network without trained weights from a configuration of any family."""
-    return FAMILIES[family_of(config)].model(config)
+    return find_family(family_of(config)).model(config)
 
 
 @dataclass(frozen=True)
@@ -90,7 +114,8 @@ class ZooEntry:
     """One named model.
 
     config    of its family: see `FAMILIES`
-    file      in the package's folder of weights, or in the repository `repo` on the Hugging Face hub, or under `url`
+    file      in the package's folder of weights, or in the repository `repo` on the Hugging Face hub, or under `url`;
+              another package gives the whole path of what it carries. None: the model learns nothing
     revision  commit of that repository. None: the commit that the first download finds, kept from then on
     url       folder on the web from which the publisher gives the file, if that is not the hub
     """
@@ -99,7 +124,7 @@ class ZooEntry:
     config: Any
     summary: str
     licence: str
-    file: str
+    file: str | None
     repo: str | None = None
     revision: str | None = None
     url: str | None = None
@@ -107,13 +132,13 @@ class ZooEntry:
 
     @property
     def shipped(self) -> bool:
-        """Whether the package carries the weights."""
+        """Whether the weights come with the package."""
         return self.repo is None and self.url is None
 
     @property
     def commercial(self) -> bool:
-        """Whether the licence of the weights lets a company use them; one that is not stated does not."""
-        return "NC" not in self.licence and self.licence != NOT_STATED
+        """Whether the licence of the weights lets a company use them; one that is not known to do so does not."""
+        return self.licence in FREE_LICENCES
 
     def describe(self) -> ModelRow:
         """Return what a list of models shows."""
@@ -255,19 +280,68 @@ ZOO: dict[str, ZooEntry] = {
 }
 
 
+@dataclass(frozen=True)
+class ModelPackage:
+    """What another package adds: a family, which has the name of the entry point, and named models of it."""
+
+    family: Family
+    models: tuple[ZooEntry, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a model of another family."""
+        for entry in self.models:
+            if not isinstance(entry.config, self.family.config):
+                raise ModelError(
+                    f"the configuration of the model {entry.name!r} is a {type(entry.config).__name__}; "
+                    f"its family takes {self.family.config.__name__}"
+                )
+
+
+@dataclass(frozen=True)
+class Installed:
+    """What all other packages add. `refused` says of a model why it cannot be used."""
+
+    families: dict[str, Family] = field(default_factory=dict)
+    models: dict[str, ZooEntry] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+@cache
+def installed() -> Installed:
+    """Load what other packages add, once. One that takes a name which exists is left out, with all that is in it."""
+    found = Installed()
+    for point, package in plugins.load_declared(PACKAGES, ModelPackage):
+        names = [entry.name for entry in package.models]
+        known = {*ZOO, *found.models}
+        taken = [f"a model called {name!r}" for k, name in enumerate(names) if name in known or name in names[:k]]
+        if point.name in FAMILIES or point.name in found.families:
+            taken.append(f"a family called {point.name!r}")
+        if taken:
+            found.refused.update(dict.fromkeys(names, plugins.leave_out(point, f"there is {taken[0]} already")))
+            continue
+        found.families[point.name] = package.family
+        found.models.update(zip(names, package.models, strict=True))
+    return found
+
+
 def list_models() -> list[ZooEntry]:
-    """Return every named model."""
-    return list(ZOO.values())
+    """Return every named model, those of other packages last."""
+    return [*ZOO.values(), *installed().models.values()]
 
 
-def find_entry(name: str) -> ZooEntry:
-    """Look a name up; an unknown one is answered with the nearest known names."""
+def find_entry(name: str, *, besides: Iterable[str] = ()) -> ZooEntry:
+    """Look a name up; an unknown one is answered with the nearest known names, and those known `besides`."""
     if name in ZOO:
         return ZOO[name]
-    near = difflib.get_close_matches(name, ZOO, n=2, cutoff=0.4)
+    if name in installed().refused:
+        raise ModelError(f"{name!r} cannot be loaded: {installed().refused[name]}")
+    if name in installed().models:
+        return installed().models[name]
+    known = [*(entry.name for entry in list_models()), *besides]
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     raise ModelError(
-        f"no model is called {name!r}. {hint}Known: {', '.join(ZOO)}; or give a .safetensors or .pth file."
+        f"no model is called {name!r}. {hint}Known: {', '.join(known)}; or give a .safetensors or .pth file."
     )
 
 
@@ -281,17 +355,29 @@ def load_model(
     do not fit, UnsafeFileError when a pickle asks for more than tensors.
     """
     path = Path(source)
-    if path.suffix == ".safetensors" or path.suffix in RELEASED_SUFFIXES:
+    if path.suffix in WEIGHT_SUFFIXES:
         if not path.is_file():
-            raise ModelError(f"there is no file {path}. Known names: {', '.join(ZOO)}.")
-        model = _from_safetensors(path) if path.suffix == ".safetensors" else _from_released(path, name)
+            raise ModelError(f"there is no file {path}. Known names: {', '.join(e.name for e in list_models())}.")
+        model = _from_file(path, name)
     else:
         entry = find_entry(str(source))
-        if entry.shipped:
-            model = _from_safetensors(WEIGHTS_FOLDER / entry.file)
-        else:
-            model = _from_released(download(entry, cache=cache), entry.name)
+        model = build_model(entry.config) if entry.file is None else _from_file(find_file(entry, cache), entry.name)
     return model.eval().requires_grad_(False).to(device)
+
+
+def find_file(entry: ZooEntry, cache: Path | None = None) -> Path:
+    """Return the file of a named model's weights, downloaded if need be."""
+    assert entry.file is not None, "a model that learns nothing has no file"
+    if not entry.shipped:
+        return download(entry, cache=cache)
+    path = WEIGHTS_FOLDER / entry.file
+    if not path.is_file():
+        raise ModelError(f"the weights {path.name} are missing from this installation. Reinstall the package.")
+    return path
+
+
+def _from_file(path: Path, name: str | None) -> Model:
+    return _from_safetensors(path) if path.suffix == ".safetensors" else _from_released(path, name)
 
 
 def config_named(name: str) -> Any:
@@ -336,21 +422,20 @@ def read_header(path: Path) -> dict[str, str]:
             header = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is not a readable .safetensors file: {error}") from error
-    if header.get("format") != FILE_FORMAT or header.get("family") not in FAMILIES:
+    if header.get("format") != FILE_FORMAT or not {"family", "config"} <= header.keys():
         raise FormatError(
-            f"{path} has format {header.get('format')!r} and family {header.get('family')!r}; this version reads "
-            f"format {FILE_FORMAT!r} of {', '.join(FAMILIES)}. Was it saved by this package, and by no newer version?"
+            f"{path} has format {header.get('format')!r}; this version reads format {FILE_FORMAT!r}, with a family and "
+            f"its configuration. Was it saved by this package, and by no newer version?"
         )
     return header
 
 
 def _from_safetensors(path: Path) -> Model:
-    if not path.is_file():
-        raise ModelError(f"the weights {path.name} are missing from this installation. Reinstall the package.")
     header = read_header(path)
+    family = find_family(header["family"])
     try:
-        config = FAMILIES[header["family"]].config(**_with_tuples(json.loads(header["config"])))
-    except (KeyError, TypeError, ValueError) as error:
+        config = family.config(**_with_tuples(json.loads(header["config"])))
+    except (TypeError, ValueError) as error:
         raise FormatError(f"{path} describes a model that this version does not know: {error}") from error
     with safe_open(path, "pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
@@ -369,14 +454,16 @@ def _with_tuples(value: Any) -> Any:
 
 def _from_released(path: Path, name: str | None) -> Model:
     if name is None:
-        entry = next((e for e in ZOO.values() if e.file == path.name), None)
+        entry = next((e for e in list_models() if e.file == path.name), None)
         if entry is None:
-            raise ModelError(f"{path.name} does not say which model it holds. Give name=, one of: {', '.join(ZOO)}.")
+            known = ", ".join(e.name for e in list_models())
+            raise ModelError(f"{path.name} does not say which model it holds. Give name=, one of: {known}.")
     else:
         entry = find_entry(name)
-    model = build_model(entry.config)
+    family = find_family(family_of(entry.config))
+    model = family.model(entry.config)
     state = read_arrays(path) if path.suffix == ".npz" else read_pickled_state(path)
-    return fill(model, FAMILIES[family_of(entry.config)].released(model, state), path)
+    return fill(model, family.released(model, state), path)
 
 
 def read_arrays(path: Path) -> dict[str, Tensor]:
@@ -434,6 +521,7 @@ def download(entry: ZooEntry, *, cache: Path | None = None) -> Path:
     folder = Path(cache or HF_HUB_CACHE)
     if entry.url is None:
         return _download_from_hub(entry, folder)
+    assert entry.file is not None
     path = folder / f"pointloom-{entry.name}" / entry.file
     if not path.is_file():
         _show_licence(entry, entry.url)
@@ -450,6 +538,7 @@ def _download_from_hub(entry: ZooEntry, folder: Path) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     assert entry.repo is not None
+    assert entry.file is not None
     pin = folder / f"pointloom-{entry.name}.commit"
     revision = entry.revision or (pin.read_text().strip() if pin.is_file() else None)
     try:
