@@ -22,7 +22,7 @@ def installing(folder: Path) -> Iterator[Install]:
 
         def install(name: str, module: str, entry_points: str) -> None:
             home = folder / name
-            home.mkdir()
+            home.mkdir(parents=True)
             (home / f"{name}.py").write_text(module)
             about = home / f"{name}-1.0.dist-info"
             about.mkdir()

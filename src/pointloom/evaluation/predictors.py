@@ -110,7 +110,7 @@ class ModelPredictor(Predictor):
         return _points_first(found.xy), _points_first(found.visibility), _points_first(found.confidence)
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array))[None].to(self._device)
+        return torch.from_numpy(np.require(array, requirements=["C", "W"]))[None].to(self._device)
 
 
 def _points_first(values: torch.Tensor) -> np.ndarray:
