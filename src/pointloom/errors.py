@@ -9,7 +9,8 @@
     │   └── UnsafeFileError      a file asks to run code when it is loaded
     ├── FormatError          a file of ours has a version or a content that is not understood
     ├── DatasetError         a data set is missing, incomplete or laid out differently
-    └── MissingExtraError    an optional dependency is not installed
+    ├── MissingExtraError    an optional dependency is not installed
+    └── NoOpenGLError        nothing is there that draws without a screen
 
 Each message says what was wrong, with which value, and what to do. What was survived is a `PointloomWarning`.
 """
@@ -58,6 +59,10 @@ class MissingExtraError(PointloomError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"This needs {package}. Install it with: pip install 'pointloom[{extra}]'")
+
+
+class NoOpenGLError(PointloomError):
+    """There is no OpenGL that can draw without a screen."""
 
 
 class PointloomWarning(UserWarning):

@@ -65,6 +65,7 @@ def read_pool(path: Path) -> ClipPool:
 def write_clip(folder: Path, clip: AnnotatedClip) -> None:
     """Add a clip to a pool; what has its name is replaced."""
     unfinished = folder / f".{clip.name}.{os.getpid()}"
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
     unfinished.mkdir(parents=True)
     np.save(unfinished / "frames.npy", clip.frames)
     np.savez(unfinished / "tracks.npz", xy=clip.xy, visible=clip.visible, valid=clip.valid)

@@ -16,7 +16,7 @@ from pointloom.datasets.physics.kubric_layout import quaternion, write_sequence
 from pointloom.datasets.pool import ClipPool
 from pointloom.datasets.safe_pickle import load_npy
 from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip
-from pointloom.errors import DatasetError, MissingExtraError
+from pointloom.errors import DatasetError, MissingExtraError, NoOpenGLError
 
 SMALL = PhysicsConfig(size=(48, 32), frames=3, tracks=20, objects=(1, 2))
 
@@ -202,5 +202,5 @@ def test_without_opengl_the_message_says_what_to_install(monkeypatch):
         raise AttributeError("'NoneType' object has no attribute 'eglQueryString'")
 
     monkeypatch.setattr(mujoco, "GLContext", no_library)
-    with pytest.raises(engine.NoOpenGLError, match=r"eglQueryString.*sudo apt-get install libegl1 .*administrator"):
+    with pytest.raises(NoOpenGLError, match=r"eglQueryString.*sudo apt-get install libegl1 .*administrator"):
         engine.load_mujoco.__wrapped__()

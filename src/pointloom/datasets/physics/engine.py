@@ -12,13 +12,9 @@ import sys
 from functools import cache
 from types import ModuleType
 
-from pointloom.errors import MissingExtraError, PointloomError
+from pointloom.errors import MissingExtraError, NoOpenGLError
 
 PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libgles2"  # of Debian and Ubuntu
-
-
-class NoOpenGLError(PointloomError):
-    """There is no OpenGL that can draw without a screen."""
 
 
 @cache
