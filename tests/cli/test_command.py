@@ -121,11 +121,15 @@ def test_an_interrupted_run_ends_with_130(
 def test_models_lists_licences(run) -> None:
     code, out, _ = run("models")
     assert code == 0
-    assert "CC-BY-NC-4.0 (not for commercial use)" in out
+    (online,) = [line.split() for line in out.splitlines() if line.startswith("cotracker3-online ")]
+    assert online[-2:] == ["CC-BY-NC-4.0", "no"]
+    assert max(map(len, out.splitlines())) <= 100
     code, out, _ = run("models", "--json")
     tiny = next(row for row in json.loads(out) if row["name"] == "tiny")
     assert tiny["commercial"]
     assert tiny["modes"] == ["windowed", "full"]
+    assert tiny["outputs"] == ["visibility", "confidence"]
+    assert {"parameters", "shipped", "licence", "summary", "citation", "scores", "speed"} <= tiny.keys()
 
 
 def test_synth_makes_clips_that_training_reads(run, tmp_path: Path) -> None:

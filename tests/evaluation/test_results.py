@@ -13,11 +13,21 @@ from evaluation.made_results import RESULTS
 from pointloom.errors import FormatError
 from pointloom.evaluation.results import Results
 from pointloom.evaluation.table import as_text
+from pointloom.models.catalogue import Score
 
 
 def test_saving_and_loading_gives_the_same(tmp_path: Path) -> None:
     RESULTS.save(tmp_path)
     assert str(Results.load(tmp_path / "results.json")) == str(RESULTS)  # as text, since NaN does not equal NaN
+
+
+def test_scores_for_the_header_of_weights_are_means_over_all_clips_that_have_a_value() -> None:
+    dataset = "made:clips & more"
+    assert RESULTS.scores("tiny") == [
+        Score(dataset, "delta_avg", 70, "pointloom-1", 2),
+        Score(dataset, "aj", 61.25, "pointloom-1", 2),
+    ]
+    assert RESULTS.scores("still") == [Score(dataset, "aj", 7, "pointloom-1", 2)]
 
 
 def test_the_json_file_is_what_any_program_can_read(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_released_checkpoint_loads_without_its_prefix(tmp_path: Path, monkeypa
 
 
 def test_weights_whose_licence_is_not_stated_are_not_for_companies() -> None:
-    assert not zoo.find_entry("locotrack-base").describe().commercial
+    assert zoo.find_entry("locotrack-base").commercial is False
 
 
 def test_tiny_is_of_a_million_parameters() -> None:

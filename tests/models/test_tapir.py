@@ -11,6 +11,7 @@ import torch
 from pointloom.errors import OptionError
 from pointloom.models import zoo
 from pointloom.models.base import Estimate, Memory
+from pointloom.models.catalogue import describe
 from pointloom.models.tapir import TAPIR, TINY, Tapir, TapirConfig, patch_correlation, resolutions, soft_peak
 from tapir_cases import SMALL, SMALL_CAUSAL, sampled_correlation, small_tapir
 
@@ -133,7 +134,7 @@ def test_the_released_files_have_names_and_may_be_used_by_a_company(
     name: str, file: str, modes: tuple[str, ...]
 ) -> None:
     entry = zoo.find_entry(name)
-    row = entry.describe()
+    row = describe(entry)
     assert (entry.file, row.modes, row.licence, row.commercial) == (file, modes, "Apache-2.0", True)
 
 

@@ -353,5 +353,5 @@ def test_an_archive_of_objects_or_a_broken_one_is_refused(entry: zoo.ZooEntry, t
 def test_the_released_models_are_known_by_name_with_a_licence_for_any_use(name: str, resolution: int) -> None:
     entry = zoo.find_entry(name)
     assert entry.config.resolution == (resolution, resolution)
-    assert entry.describe().commercial
+    assert entry.commercial
     assert not entry.shipped

@@ -10,16 +10,13 @@ import typer
 
 
 def models(as_json: Annotated[bool, typer.Option("--json", help="Print for a program to read.")] = False) -> None:
-    """List the models that can be loaded by name, with size and licence."""
-    from pointloom.models.zoo import list_models
+    """List the models that can be loaded by name: size, modes, licence, and what was measured.
 
-    rows = [entry.describe() for entry in list_models()]
-    if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(row) for row in rows]))
-        return
-    width = max(len(row.name) for row in rows)
-    for row in rows:
-        use = "any use" if row.commercial else "not for commercial use"
-        weights = "in the package" if row.shipped else "downloaded on first use"
-        typer.echo(f"{row.name:<{width}}  {row.parameters / 1e6:5.1f} M  {row.licence} ({use}), {weights}")
-        typer.echo(f"{'':<{width}}  {' and '.join(row.modes)}: {row.summary}. {row.citation}")
+    Modes: full sees the whole video at once, windowed walks over it, causal takes frames as they come. The licence is
+    that of the weights; the last column says whether it lets companies use them. Scores and speed are those that the
+    file of the weights tells of itself.
+    """
+    from pointloom.models.catalogue import catalogue, format_catalogue
+
+    rows = catalogue()
+    typer.echo(json.dumps([dataclasses.asdict(row) for row in rows]) if as_json else format_catalogue(rows))

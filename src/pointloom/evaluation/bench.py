@@ -30,6 +30,7 @@ from jaxtyping import Float32, UInt8
 
 from pointloom.errors import OptionError, PointloomError
 from pointloom.evaluation.stages import STAGES, StageClock, TimedModel, TimedVideo
+from pointloom.models.catalogue import Speed
 from pointloom.models.classical import dis_flow, lucas_kanade
 from pointloom.models.zoo import load_model
 from pointloom.queries import Queries
@@ -216,6 +217,17 @@ def _circumstances(repeats: Repeats, device: str) -> dict[str, Any]:
         "device": str(choose_device(device)),
         **asdict(repeats),
     }
+
+
+def speed_of(model: str, result: dict[str, Any]) -> Speed:
+    """What weights may say of themselves in their header: the first case of a model, and where it was measured."""
+    row = next((row for row in result["rows"] if row["model"] == model), None)
+    if row is None:
+        raise OptionError(f"{model!r} was not measured, only {', '.join({row['model']: 0 for row in result['rows']})}.")
+    run = result["run"]
+    machine = f"{run['machine']}, {run['cores']} cores, {run['device']}"
+    size = (row["width"], row["height"])
+    return Speed(row["microseconds_per_frame_and_point"], row["points"], row["frames"], size, machine)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pointloom.errors import FormatError
+from pointloom.models.catalogue import Score
 
 FILE_FORMAT = 1
 ALL, GROUPS = "all", "mean of groups"  # every clip with points counts the same; every group does
@@ -31,6 +32,7 @@ HEADLINES: dict[Kind, tuple[str, ...]] = {
     "joints": ("badja", "badja_3px", "delta_avg", "delta_4", "delta_8", "delta_16"),
     "masks": ("mf", "ma", "y_obj", "a_obj", "a_bg", "s_obj", "s_bg"),
 }
+CARRIED = ("delta_avg", "aj", "oa")  # scores that go into the header of weights
 GROUP_NOTES = {"composite": "semi-synthetic"}  # said wherever the group is shown
 COMPARED = 3  # of the first kinds of headline scores: how many are compared between models
 PIXEL_METRICS = ("epe", "epe_median")
@@ -158,6 +160,17 @@ class Results:
         """Look a row up."""
         wanted = model, group, kind, metric
         return next((row for row in self.rows if (row.model, row.group, row.kind, row.metric) == wanted), None)
+
+    def scores(self, model: str) -> list[Score]:
+        """What weights may say of themselves in their header: means over all clips with points."""
+        dataset = f"{self.run['dataset']['name']}:{self.run['dataset']['folder']}"
+        protocol = self.run["protocol"]["name"]
+        found = [self.find(model, ALL, "points", metric) for metric in CARRIED]
+        return [
+            Score(dataset, row.metric, row.value, protocol, row.videos)
+            for row in found
+            if row is not None and math.isfinite(row.value)
+        ]
 
     def save(self, folder: Path) -> None:
         """Write `results.json` and `results.csv`, each in one moment."""

@@ -128,7 +128,7 @@ class ZooEntry:
     repo: str | None = None
     revision: str | None = None
     url: str | None = None
-    citation: str = "Karaev et al. 2024, arXiv:2410.11831"
+    citation: str = ""
 
     @property
     def shipped(self) -> bool:
@@ -136,38 +136,11 @@ class ZooEntry:
         return self.repo is None and self.url is None
 
     @property
-    def commercial(self) -> bool:
-        """Whether the licence of the weights lets a company use them; one that is not known to do so does not."""
-        return self.licence in FREE_LICENCES
-
-    def describe(self) -> ModelRow:
-        """Return what a list of models shows."""
-        with torch.device("meta"):
-            info = build_model(self.config).info
-        return ModelRow(
-            self.name,
-            info.parameters,
-            info.modes,
-            self.shipped,
-            self.licence,
-            self.commercial,
-            self.summary,
-            self.citation,
-        )
-
-
-@dataclass(frozen=True)
-class ModelRow:
-    """One row of the list of models. `commercial` says whether the licence of the weights lets a company use them."""
-
-    name: str
-    parameters: int
-    modes: tuple[str, ...]
-    shipped: bool
-    licence: str
-    commercial: bool
-    summary: str
-    citation: str
+    def commercial(self) -> bool | None:
+        """Whether the licence of the weights lets companies use them: if none is stated, no. None: not known."""
+        if self.licence in FREE_LICENCES:
+            return True
+        return False if "-NC" in self.licence or self.licence == NOT_STATED else None
 
 
 _TAPNEXT = {"licence": "Apache-2.0", "url": "https://storage.googleapis.com/dm-tapnet/tapnext"}
@@ -188,12 +161,18 @@ _BOOTSTAPIR = {
     "url": "https://storage.googleapis.com/dm-tapnet/bootstap",
     "citation": "Doersch et al. 2024, arXiv:2402.00847",
 }
-_COTRACKER = {"licence": "CC-BY-NC-4.0", "repo": "facebook/cotracker3"}
+_COTRACKER3_CITATION = "Karaev et al. 2024, arXiv:2410.11831"
+_COTRACKER = {"licence": "CC-BY-NC-4.0", "repo": "facebook/cotracker3", "citation": _COTRACKER3_CITATION}
 ZOO: dict[str, ZooEntry] = {
     entry.name: entry
     for entry in (
         ZooEntry(
-            "tiny", TINY, "small enough for a laptop's CPU, whole videos and streams", "Apache-2.0", "tiny.safetensors"
+            "tiny",
+            TINY,
+            "small enough for a laptop's CPU, whole videos and streams",
+            licence="Apache-2.0",
+            file="tiny.safetensors",
+            citation=_COTRACKER3_CITATION,
         ),
         ZooEntry(
             "cotracker3-offline", OFFLINE, "sees the whole video at once", file="scaled_offline.pth", **_COTRACKER
@@ -430,13 +409,18 @@ def read_header(path: Path) -> dict[str, str]:
     return header
 
 
-def _from_safetensors(path: Path) -> Model:
+def read_config(path: Path) -> Any:
+    """Return the configuration of the model whose weights a file holds."""
     header = read_header(path)
     family = find_family(header["family"])
     try:
-        config = family.config(**_with_tuples(json.loads(header["config"])))
+        return family.config(**_with_tuples(json.loads(header["config"])))
     except (TypeError, ValueError) as error:
         raise FormatError(f"{path} describes a model that this version does not know: {error}") from error
+
+
+def _from_safetensors(path: Path) -> Model:
+    config = read_config(path)
     with safe_open(path, "pt") as file:
         state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
     return fill(build_model(config), state, path)
@@ -571,7 +555,7 @@ def _fetch(url: str, path: Path) -> None:
 def _show_licence(entry: ZooEntry, source: str) -> None:
     warnings.warn(
         f"downloading {entry.file} of {source}, licence {entry.licence}"
-        + ("." if entry.commercial else ": not for commercial use."),
+        + (": not for commercial use." if entry.commercial is False else "."),
         PointloomWarning,
         stacklevel=4,
     )
