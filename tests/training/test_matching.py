@@ -71,7 +71,7 @@ def test_the_best_match_is_found_where_it_is(loss: MatchingLoss) -> None:
 
     with torch.inference_mode():
         found = matched(Objective(), shifted_features().maps, POINTS)  # type: ignore[arg-type]
-    torch.testing.assert_close(torch.from_numpy(found), (POINTS + SHIFT)[0], atol=0.3, rtol=0)
+    torch.testing.assert_close(found, (POINTS + SHIFT)[0], atol=0.3, rtol=0)
 
 
 def test_a_jittered_start_knows_nothing_of_visibility_and_is_off_by_a_smooth_path() -> None:
