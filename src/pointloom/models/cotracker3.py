@@ -60,7 +60,8 @@ class CoTracker3Config:
 
     # what it sees: see `Resizing`
     resize: ResizeRule = "stretch"
-    resolution: tuple[int, int] = (384, 512)  # (height, width); also the unit of the displacements in the tokens
+    resolution: tuple[int, int] = (384, 512)  # (height, width)
+    displacement_unit: tuple[int, int] | None = None  # (height, width), of those in the tokens; None: `resolution`
 
     # encoder
     encoder: Literal["residual", "light"] = "residual"
@@ -126,7 +127,8 @@ TINY = CoTracker3Config(
     step=8,
     iterations=4,
     resize="fit",
-    resolution=(288, 384),
+    resolution=(320, 424),
+    displacement_unit=(288, 384),  # trained with it; larger frames than in training help all the same
     encoder="light",
     channels=64,
     fine_channels=16,
@@ -328,8 +330,8 @@ class CoTracker3(Model):
         return (tokens + time[:, :, None]).transpose(1, 2)
 
     def _displacements(self, cells: Float[Tensor, "B T N 2"]) -> Float[Tensor, "B T N E"]:
-        """Embed the displacements to the next and from the previous frame, in units of the model's resolution."""
-        height, width = self.config.resolution
+        """Embed the displacements to the next and from the previous frame."""
+        height, width = self.config.displacement_unit or self.config.resolution
         unit = cells.new_tensor([width, height, width, height]) / self.config.stride
         return fourier_embedding(to_neighbours(cells) / unit, DISPLACEMENT_FREQUENCIES)
 
