@@ -37,7 +37,7 @@ from pointloom.models.encoders import ResidualEncoder, Resizing
 from pointloom.models.layers import (
     UpdateFormer,
     blend,
-    initialise_cotracker,
+    initialise_tracker,
     neighbourhood,
     pyramid,
     sample_patches,
@@ -325,4 +325,4 @@ class CoTracker2(Model):
 
 def initialise(model: CoTracker2, seed: int) -> None:
     """Set the weights as before training, all from one seed."""
-    initialise_cotracker(model, model.fnet, model.updateformer, seed)
+    initialise_tracker(model, model.fnet, model.updateformer, model.updateformer.output_layers(), seed)

@@ -34,7 +34,7 @@ from pointloom.models.layers import (
     UpdateFormer,
     correlation_volume,
     fourier_embedding,
-    initialise_cotracker,
+    initialise_tracker,
     pyramid,
     resampled_time,
     sample_patches,
@@ -355,4 +355,4 @@ class CoTracker3(Model):
 
 def initialise(model: CoTracker3, seed: int) -> None:
     """Set the weights as before training, all from one seed."""
-    initialise_cotracker(model, model.fnet, model.updateformer, seed)
+    initialise_tracker(model, model.fnet, model.updateformer, model.updateformer.output_layers(), seed)

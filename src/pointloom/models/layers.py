@@ -6,7 +6,7 @@ Patches have the x offset as their first axis and the y offset as their second (
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
@@ -18,6 +18,7 @@ from pointloom.errors import OptionError
 from pointloom.geometry import to_raster
 
 Outside = Literal["edge", "zero"]
+RESETTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d)
 POSITIONS_AT_ONCE = 1024  # around which features are read before they are multiplied
 
 
@@ -285,7 +286,11 @@ class UpdateFormer(nn.Module):
             if self.space_every and i % self.space_every == 0:
                 x = self._across_tracks(x, N, i // self.space_every, looked_at, looking)
         x = x[:, :N]
-        return torch.cat([self.get_submodule(name)(x) for name in self.outputs], dim=-1)
+        return torch.cat([layer(x) for layer in self.output_layers()], dim=-1)
+
+    def output_layers(self) -> list[nn.Linear]:
+        """Return the output layers in order."""
+        return [getattr(self, name) for name in self.outputs]
 
     def _across_tracks(
         self,
@@ -305,24 +310,27 @@ class UpdateFormer(nn.Module):
         return torch.cat([point, virtual], dim=1).unflatten(0, (B, -1)).transpose(1, 2)
 
 
-def initialise_cotracker(model: nn.Module, encoder: nn.Module, transformer: UpdateFormer, seed: int) -> None:
-    """Set all weights of a model from one seed: Kaiming encoder, Xavier transformer, outputs that change little."""
+def initialise_tracker(
+    model: nn.Module, encoder: nn.Module, refiner: nn.Module, outputs: Iterable[nn.Linear], seed: int
+) -> None:
+    """Set all weights from one seed: Kaiming encoder, Xavier refiner, and outputs by which first changes are small."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm):
+            if isinstance(module, RESETTABLE):
                 module.reset_parameters()
-        if hasattr(transformer, "virual_tracks"):
-            nn.init.normal_(transformer.virual_tracks)
+        virtual_tracks = getattr(refiner, "virual_tracks", None)
+        if isinstance(virtual_tracks, nn.Parameter):
+            nn.init.normal_(virtual_tracks)
         for module in encoder.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        for module in transformer.modules():
+        for module in refiner.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for name in transformer.outputs:
-            nn.init.trunc_normal_(transformer.get_parameter(f"{name}.weight"), std=0.001)
+        for layer in outputs:
+            nn.init.trunc_normal_(layer.weight, std=0.001)
 
 
 def plain_norm(x: Tensor) -> Tensor:

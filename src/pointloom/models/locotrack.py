@@ -44,6 +44,7 @@ from pointloom.models.layers import (
     attend,
     correlation_volume,
     fourier_embedding,
+    initialise_tracker,
     sample_patches,
     soft_peak,
     to_neighbours,
@@ -444,16 +445,5 @@ def released_state(model: LocoTrack, state: Mapping[str, Tensor]) -> Mapping[str
 
 def initialise(model: LocoTrack, seed: int) -> None:
     """Set the weights as before training, all from one seed; the refiner's first changes are small."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d | nn.LayerNorm | nn.GroupNorm | nn.InstanceNorm2d):
-                module.reset_parameters()
-        for module in model.resnet_torch.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        for module in model.torch_pips_mixer.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
-        nn.init.trunc_normal_(model.torch_pips_mixer.output_proj.weight, std=0.001)
+    mixer = model.torch_pips_mixer
+    initialise_tracker(model, model.resnet_torch, mixer, [mixer.output_proj], seed)

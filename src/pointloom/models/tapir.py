@@ -40,7 +40,7 @@ from pointloom.models.encoders import (
     growing_resolutions,
     resolutions_used,
 )
-from pointloom.models.layers import pyramid, sample_patches, soft_peak, unit_length
+from pointloom.models.layers import initialise_tracker, pyramid, sample_patches, soft_peak, unit_length
 
 FINE, COARSE = 1, 3  # the groups of the encoder whose maps are used, at 1/4 and 1/8 of the size
 KERNEL = 3  # frames that a convolution of the mixer sees
@@ -519,16 +519,5 @@ class Tapir(Model):
 
 def initialise(model: Tapir, seed: int) -> None:
     """Set the weights as before training, all from one seed; the mixer's first changes are small."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.LayerNorm | nn.InstanceNorm2d):
-                module.reset_parameters()
-        for module in model.resnet_torch.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        for layer in model.torch_pips_mixer.modules():
-            if isinstance(layer, nn.Linear):
-                nn.init.xavier_uniform_(layer.weight)
-                nn.init.zeros_(layer.bias)
-        nn.init.trunc_normal_(model.torch_pips_mixer.linear_1.weight, std=0.001)
+    mixer = model.torch_pips_mixer
+    initialise_tracker(model, model.resnet_torch, mixer, [mixer.linear_1], seed)
