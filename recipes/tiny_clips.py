@@ -1,15 +1,17 @@
 """Make the clips that `tiny` is trained and chosen on, into cache/. Can be interrupted and run again.
 
-    python recipes/tiny_clips.py PHOTOS [--clips CLIPS]
+    python recipes/tiny_clips.py PHOTOS [--clips CLIPS] [--models MODELS]
 
-PHOTOS is a folder of jpg or png files; CLIPS, if given, a folder of mp4 files of which two frames each are used too.
-Every ninth picture is held back: no training clip has it. Choose on `layered_held` and `held_large`; the `test` pools
-are for the end. About ten minutes of one core.
+PHOTOS is a folder of jpg or png files; CLIPS, if given, a folder of mp4 files of which two frames each are used too;
+MODELS, if given, a folder of OBJ files to throw in the physics clips. Every ninth picture and every seventh model is
+held back: no training clip has it. Choose on the `held` pools; the `test` pools are for the end. About ten minutes of
+one core, and forty for the physics clips.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import cv2
@@ -17,14 +19,16 @@ import numpy as np
 
 from pointloom import open_video
 from pointloom.datasets.clip import AnnotatedClip
+from pointloom.datasets.physics import PhysicsConfig
+from pointloom.datasets.physics.fill import Production, fill
 from pointloom.datasets.pool import fill_pool
 from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip
 from pointloom.geometry import inside
 from pointloom.training.turning import drifting, random_similarity
 
-HELD_BACK = 9
+HELD_BACK, HELD_BACK_MODELS = 9, 7
 SIZE = (256, 192)
-POOLS = (  # folder, held back, size, frames, first seed, clips
+LAYERED = (  # folder, held back, size, frames, first seed, clips
     ("layered_24", False, SIZE, 24, 0, 2000),
     ("layered_48", False, SIZE, 48, 20_000, 1400),
     ("layered_wide", False, (352, 264), 24, 40_000, 600),
@@ -32,6 +36,12 @@ POOLS = (  # folder, held back, size, frames, first seed, clips
     ("held_large", True, (480, 360), 48, 300_000, 24),
     ("test_small", True, SIZE, 24, 700_000, 32),
     ("test_large", True, (480, 360), 48, 710_000, 24),
+)
+PHYSICS = (
+    ("physics_held", True, SIZE, 24, 900_000, 32),
+    ("physics_24", False, SIZE, 24, 800_000, 500),
+    ("physics_48", False, SIZE, 48, 820_000, 300),
+    ("physics_test", True, SIZE, 24, 950_000, 32),
 )
 WARPS = 600
 
@@ -43,6 +53,27 @@ def pictures(photos: Path, clips: Path | None) -> list[np.ndarray]:
         with open_video(path) as video:
             found += [video[len(video) // 4], video[3 * len(video) // 4]]
     return found
+
+
+def fill_physics(photos: Path, models: Path | None, workers: int, only: str | None) -> None:
+    """Fill the physics pools. What is held back lies in folders of its own."""
+    for name, held, size, frames, seed, count in PHYSICS:
+        if only in (None, name):
+            textures = copied(sorted(photos.glob("*.[jp][pn]g")), "photos", HELD_BACK, held)
+            solids = copied(sorted(models.glob("*/")), "models", HELD_BACK_MODELS, held) if models else None
+            production = Production(PhysicsConfig(size=size, frames=frames), textures, solids)
+            made = fill(Path("cache") / name, range(seed, seed + count), production, workers=workers)
+            print(f"{name}: {made} made")
+
+
+def copied(paths: list[Path], name: str, every: int, held: bool) -> Path:
+    """Return a folder in cache/ with copies of those that are held back, or of the others."""
+    folder = Path("cache") / f"{name}_{'held' if held else 'kept'}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, path in enumerate(paths):
+        if (index % every == every // 2) == held and not (folder / path.name).exists():
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / path.name)
+    return folder
 
 
 def turning_photo(photo: np.ndarray, seed: int) -> AnnotatedClip:
@@ -71,7 +102,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--clips", type=Path)
+    parser.add_argument("--models", type=Path)
     parser.add_argument("--only", help="one pool")
+    parser.add_argument("--workers", type=int, default=1, help="processes for the physics clips")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     found = pictures(arguments.photos, arguments.clips)
@@ -79,7 +112,7 @@ def main() -> None:
         held: TextureBank([p for i, p in enumerate(found) if (i % HELD_BACK == HELD_BACK // 2) == held])
         for held in (False, True)
     }
-    for name, held, size, frames, seed, count in POOLS:
+    for name, held, size, frames, seed, count in LAYERED:
         if arguments.only in (None, name):
             config = LayeredConfig(size=size, frames=frames)
             made = fill_pool(
@@ -90,6 +123,7 @@ def main() -> None:
         photos = banks[False].photos
         made = fill_pool(Path("cache/warps_24"), range(WARPS), lambda s: turning_photo(photos[s % len(photos)], s))
         print(f"warps_24: {made} made")
+    fill_physics(arguments.photos, arguments.models, arguments.workers, arguments.only)
 
 
 if __name__ == "__main__":
