@@ -1,4 +1,4 @@
-"""LocoTrack's losses against those of the released training code: parts, total and gradients."""
+"""LocoTrack's losses, which are those of TAPIR, against the released training code: parts, total and gradients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from golden_cases import Case, assert_close, load
 from pointloom.geometry import from_raster
 from pointloom.models.base import Estimate
-from pointloom.training.losses_locotrack import LocoTrackLossWeights, locotrack_losses
+from pointloom.training.losses_tapir import TapirLossWeights, tapir_losses
 
 TOLERANCE = 1e-10
 PARTS = {"position": "position_loss", "visibility": "occlusion_loss", "confidence": "prob_loss"}
@@ -41,9 +41,9 @@ def estimates(case: Case) -> list[Estimate]:
 
 def test_the_parts_of_every_estimate(case: Case) -> None:
     last = len(case["iter_tracks"]) - 1
-    weights = LocoTrackLossWeights()
+    weights = TapirLossWeights()
     for i, estimate in enumerate(estimates(case)):
-        losses = locotrack_losses(estimate, **truth(case), size=size(case))
+        losses = tapir_losses(estimate, **truth(case), size=size(case))
         for part, key in PARTS.items():
             expected = case[key if i == last else f"{key}_{i}"]
             assert_close(getattr(weights, part) * losses[part], expected, TOLERANCE, f"{part} of estimate {i}")
@@ -51,7 +51,7 @@ def test_the_parts_of_every_estimate(case: Case) -> None:
 
 def test_the_total_and_its_gradients(case: Case) -> None:
     every = estimates(case)
-    total = sum(locotrack_losses(estimate, **truth(case), size=size(case))["total"] for estimate in every)
+    total = sum(tapir_losses(estimate, **truth(case), size=size(case))["total"] for estimate in every)
     assert_close(total, case["loss"], TOLERANCE, "loss")
     last = every[-1]
     xy, far = torch.autograd.grad(total, [last.xy, last.confidence_logit])
@@ -61,12 +61,12 @@ def test_the_total_and_its_gradients(case: Case) -> None:
 
 def test_confidence_moves_no_positions(case: Case) -> None:
     estimate = estimates(case)[-1]
-    losses = locotrack_losses(estimate, **truth(case), size=size(case))
+    losses = tapir_losses(estimate, **truth(case), size=size(case))
     (moved,) = torch.autograd.grad(losses["confidence"], [estimate.xy], allow_unused=True)
     assert moved is None
 
 
 def test_a_part_without_weight_leaves_the_total(case: Case) -> None:
-    weights = LocoTrackLossWeights(position=0, visibility=2, confidence=0)
-    losses = locotrack_losses(estimates(case)[0], **truth(case), size=size(case), weights=weights)
+    weights = TapirLossWeights(position=0, visibility=2, confidence=0)
+    losses = tapir_losses(estimates(case)[0], **truth(case), size=size(case), weights=weights)
     torch.testing.assert_close(losses["total"], 2 * losses["visibility"])

@@ -1,6 +1,7 @@
-"""What LocoTrack is trained on: positions, whether a point can be seen, and whether its position is right.
+"""What TAPIR is trained on, and LocoTrack after it: positions, visibility, and whether a position is right.
 
-As released (Cho et al. 2024), with d the distance of an estimate from the truth in pixels of a frame of 256 x 256:
+As released (Doersch et al. 2023; Cho et al. 2024), with d the distance of an estimate from the truth in pixels of a
+frame of 256 x 256:
 
     position    the Huber function of d where the point can be seen
     visibility  binary cross-entropy
@@ -28,38 +29,43 @@ RIGHT_PX = 6.0  # from the truth a position is right up to here
 
 
 @dataclass(frozen=True)
-class LocoTrackLossWeights:
-    """How the three parts are summed. The defaults are the released ones."""
+class TapirLossWeights:
+    """How the three parts are summed. The defaults are the released ones, of both models."""
 
     position: float = 0.05
     visibility: float = 1.0
     confidence: float = 1.0
 
 
-def locotrack_losses(
+def tapir_losses(
     estimate: Estimate,
     *,
     xy: Float[Tensor, "B T N 2"],
     visible: Bool[Tensor, "B T N"],
     size: tuple[int, int],
-    weights: LocoTrackLossWeights | None = None,
+    known: Bool[Tensor, "B T N"] | None = None,
+    weights: TapirLossWeights | None = None,
 ) -> dict[str, Tensor]:
     """Return the parts `position`, `visibility`, `confidence`, without their weights, and the `total` with.
 
     They belong to one estimate; training sums the totals of all that `iterate` yields, the first one included. The
-    truth `xy` is in pixels of a video of `size` (width, height).
+    truth `xy` is in pixels of a video of `size` (width, height). Where it is not `known` (None: it is everywhere) it
+    may be NaN and adds nothing, to a mean that is still over all points and frames.
     """
-    weights = weights or LocoTrackLossWeights()
+    weights = weights or TapirLossWeights()
+    known = torch.ones_like(visible) if known is None else known
     unit = xy.new_tensor([SIDE / size[0], SIDE / size[1]])
-    square = ((estimate.xy - xy) * unit).square().sum(-1)
+    difference = (estimate.xy - xy).where(known[..., None], 0.0)
+    square = (difference * unit).square().sum(-1)
     distance = (square + 1e-12).sqrt()  # so that its slope at zero is a number
     huber = torch.where(distance < HUBER_PX, square / 2, HUBER_PX * (distance - HUBER_PX / 2))
     right = (square <= RIGHT_PX**2).to(square.dtype)
     doubt = F.binary_cross_entropy_with_logits(estimate.confidence_logit, right, reduction="none")
+    mistake = F.binary_cross_entropy_with_logits(estimate.visibility_logit, visible.to(square.dtype), reduction="none")
     losses = {
-        "position": (visible * huber).mean(),
-        "visibility": F.binary_cross_entropy_with_logits(estimate.visibility_logit, visible.to(square.dtype)),
-        "confidence": (visible * doubt).mean(),
+        "position": (known & visible).mul(huber).mean(),
+        "visibility": known.mul(mistake).mean(),
+        "confidence": (known & visible).mul(doubt).mean(),
     }
     losses["total"] = (
         weights.position * losses["position"]
