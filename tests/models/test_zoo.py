@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import shutil
@@ -242,12 +243,23 @@ def test_weights_on_the_web_are_fetched_once_and_then_found_without_it(
     small: CoTracker3, small_on_the_web: zoo.ZooEntry, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    with pytest.warns(PointloomWarning, match=r"downloading small.pth of file:.*, licence Apache-2.0\."):
+    with (
+        pytest.warns(PointloomWarning, match=r"downloading small.pth of file:.*, licence Apache-2.0\."),
+        pytest.warns(PointloomWarning, match="small.pth is not pinned"),
+    ):
         model = zoo.load_model("small", cache=cache)
     assert zoo.weights_hash(model) == zoo.weights_hash(small)
     (tmp_path / "web" / "small.pth").unlink()
     zoo.load_model("small", cache=cache)
     assert not small_on_the_web.shipped
+
+
+def test_a_file_that_nothing_pins_is_shown_with_its_hash(small_on_the_web: zoo.ZooEntry, tmp_path: Path) -> None:
+    digest = hashlib.sha256((tmp_path / "web" / "small.pth").read_bytes()).hexdigest()
+    with pytest.warns(PointloomWarning) as shown:
+        zoo.download(small_on_the_web, cache=tmp_path / "cache")
+    assert str(shown[-1].message).startswith("small.pth is not pinned to a version")
+    assert digest in str(shown[-1].message)
 
 
 def test_nothing_is_left_of_a_download_that_breaks_off(

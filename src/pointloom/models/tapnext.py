@@ -1,9 +1,10 @@
-"""TAPNext: track points by predicting their tokens, frame after frame (Zholus et al. 2025).
+"""TAPNext: track points by predicting their tokens, frame after frame (Zholus et al. 2025, arXiv:2504.05579).
 
-One network. TAPNext, BootsTAPNext and TAPNext++ (the same network trained on long videos) differ in their weights. It
-matches nothing and refines nothing: a frame is cut into patches, each patch and each point is a token, and every block
-lets each token remember its own past, then lets the tokens of a frame look at each other. So it is causal: what it
-knows of the past is one state a token and block, which a driver carries from call to call.
+One network. TAPNext, BootsTAPNext and TAPNext++ (the same network trained on videos of 1024 frames, Jung et al. 2026,
+arXiv:2604.10582) differ in their weights. It matches nothing and refines nothing: a frame is cut into patches, each
+patch and each point is a token, and every block lets each token remember its own past, then lets the tokens of a frame
+look at each other. So it is causal: what it knows of the past is one state a token and block, which a driver carries
+from call to call.
 
 From top to bottom: configuration, positions of queries, the recurrent half of a block, its attention, the reading of
 what the heads say, the model with its three functions, and the released files.

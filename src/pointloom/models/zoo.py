@@ -1,7 +1,7 @@
 """Families and names of models, where their weights are, and loading them. The only file that opens a checkpoint.
 
     load_model("tiny")                        the weights that the package carries
-    load_model("cotracker3-offline")          official weights, downloaded from their publisher at a pinned revision
+    load_model("cotracker3-offline")          official weights, downloaded from their publisher; on the hub, pinned
     load_model("mine.safetensors")            a file of this package: its header says which model it is
     load_model("scaled_online.pth", name="cotracker3-online")   an official file that is on disk already
 
@@ -38,7 +38,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pointloom.errors import FormatError, ModelError, PointloomWarning, UnsafeFileError
-from pointloom.models import plugins
+from pointloom.models import cotracker2, cotracker3, plugins, tapir
 from pointloom.models.base import Model
 from pointloom.models.cotracker2 import V2, V2_1, CoTracker2, CoTracker2Config
 from pointloom.models.cotracker3 import OFFLINE, ONLINE, TINY, CoTracker3, CoTracker3Config
@@ -66,19 +66,21 @@ Network = TypeVar("Network", bound=nn.Module)
 class Family:
     """A kind of network: the dataclass of its configurations, and what makes a network of one.
 
-    released  makes a state dict of what an official file holds, for a network to be filled with it
+    released    makes a state dict of what an official file holds, for a network to be filled with it
+    initialise  sets the weights of a network as before training, from a seed. None: it cannot be trained here
     """
 
     config: type[Any]
     model: Callable[[Any], Model]
     released: Callable[[Any, Mapping[str, Tensor]], Mapping[str, Tensor]] = lambda _, state: state
+    initialise: Callable[[Any, int], None] | None = None
 
 
 FAMILIES: dict[str, Family] = {
-    "cotracker2": Family(CoTracker2Config, CoTracker2),
-    "cotracker3": Family(CoTracker3Config, CoTracker3),
+    "cotracker2": Family(CoTracker2Config, CoTracker2, initialise=cotracker2.initialise),
+    "cotracker3": Family(CoTracker3Config, CoTracker3, initialise=cotracker3.initialise),
     "locotrack": Family(LocoTrackConfig, LocoTrack, released_locotrack),
-    "tapir": Family(TapirConfig, Tapir),
+    "tapir": Family(TapirConfig, Tapir, initialise=tapir.initialise),
     "tapnext": Family(TapNextConfig, TapNext, released_state),
 }
 
@@ -109,6 +111,17 @@ def build_model(config: Any) -> Model:
     return find_family(family_of(config)).model(config)
 
 
+def initial_model(config: Any, seed: int) -> Model:
+    """Make a network with weights as before training, all from one seed."""
+    name = family_of(config)
+    family = find_family(name)
+    if family.initialise is None:
+        raise ModelError(f"the family {name!r} does not say with which weights training begins.")
+    model = family.model(config)
+    family.initialise(model, seed)
+    return model
+
+
 @dataclass(frozen=True)
 class ZooEntry:
     """One named model.
@@ -117,7 +130,8 @@ class ZooEntry:
     file      in the package's folder of weights, or in the repository `repo` on the Hugging Face hub, or under `url`;
               another package gives the whole path of what it carries. None: the model learns nothing
     revision  commit of that repository. None: the commit that the first download finds, kept from then on
-    url       folder on the web from which the publisher gives the file, if that is not the hub
+    url       folder on the web from which the publisher gives the file, if that is not a repository of models on the
+              hub. Nothing pins it: the SHA-256 of what came is shown
     """
 
     name: str
@@ -145,7 +159,7 @@ class ZooEntry:
 
 _TAPNEXT = {"licence": "Apache-2.0", "url": "https://storage.googleapis.com/dm-tapnet/tapnext"}
 _TAPNEXT_CITATION = "Zholus et al. 2025, arXiv:2504.05579"
-_TAPNEXT_PLUS_CITATION = "Google DeepMind 2026, TAPNext++"
+_TAPNEXT_PLUS_CITATION = "Jung et al. 2026, arXiv:2604.10582"
 _COTRACKER2 = {
     "licence": "CC-BY-NC-4.0",
     "repo": "facebook/cotracker",
@@ -259,6 +273,9 @@ ZOO: dict[str, ZooEntry] = {
 }
 
 
+UNTRAINED: dict[str, Any] = {"cotracker2-tiny": cotracker2.TINY, "tapir-tiny": tapir.TINY}  # named for recipes alone
+
+
 @dataclass(frozen=True)
 class ModelPackage:
     """What another package adds: a family, which has the name of the entry point, and named models of it."""
@@ -360,8 +377,8 @@ def _from_file(path: Path, name: str | None) -> Model:
 
 
 def config_named(name: str) -> Any:
-    """Return the configuration of a named model, a frozen dataclass of its family."""
-    return find_entry(name).config
+    """Return the configuration of a named model, with weights or without: a frozen dataclass of its family."""
+    return UNTRAINED[name] if name in UNTRAINED else find_entry(name, besides=UNTRAINED).config
 
 
 def weights_hash(model: torch.nn.Module) -> str:
@@ -514,6 +531,7 @@ def download(entry: ZooEntry, *, cache: Path | None = None) -> Path:
             _fetch(f"{entry.url}/{entry.file}", path)
         except (OSError, HTTPException) as error:
             raise _not_downloaded(entry, entry.url, error) from error
+        _show_hash(path)
     return path
 
 
@@ -556,6 +574,16 @@ def _show_licence(entry: ZooEntry, source: str) -> None:
     warnings.warn(
         f"downloading {entry.file} of {source}, licence {entry.licence}"
         + (": not for commercial use." if entry.commercial is False else "."),
+        PointloomWarning,
+        stacklevel=4,
+    )
+
+
+def _show_hash(path: Path) -> None:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    warnings.warn(
+        f"{path.name} is not pinned to a version: its publisher can change it. What came has the SHA-256 {digest}.",
         PointloomWarning,
         stacklevel=4,
     )
