@@ -11,7 +11,7 @@ import pytest
 from encoded_clips import HEIGHT, WIDTH, scene
 
 from pointloom.errors import CorruptVideoError, OptionError, PointloomWarning, VideoError
-from pointloom.video import Limits, open_video
+from pointloom.video import Limits, images, open_video, read_images
 from pointloom.video.images import declared_size
 
 
@@ -119,6 +119,27 @@ def test_an_image_that_does_not_fit_ends_the_video(folder: Path, spoil: object, 
     assert len(frames) == len(video) == len(video.seconds) == 7
     with pytest.raises(CorruptVideoError, match=reason):
         open_video(folder, strict=True)
+    with pytest.raises(CorruptVideoError, match=reason):
+        read_images(folder)
+
+
+def test_images_that_are_read_at_once_are_decoded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    decode = images.read_image
+
+    def counted(path: Path, limits: Limits) -> np.ndarray:
+        decoded.append(path.name)
+        return decode(path, limits)
+
+    monkeypatch.setattr(images, "read_image", counted)
+    np.testing.assert_array_equal(read_images(folder), [scene(i) for i in range(12)])
+    assert decoded == [f"frame{i}.png" for i in range(12)]
+
+
+def test_the_first_image_is_a_new_array_each_time(folder: Path) -> None:
+    video = open_video(folder)
+    video[0][:] = 0
+    np.testing.assert_array_equal(video[0], scene(0))
 
 
 def test_the_first_image_has_to_be_readable(folder: Path) -> None:
@@ -132,6 +153,8 @@ def test_folders_and_patterns_without_images_are_refused(tmp_path: Path) -> None
         open_video(tmp_path)
     with pytest.raises(VideoError, match="No image matches"):
         open_video(str(tmp_path / "*.png"))
+    with pytest.raises(VideoError, match="neither a folder of images nor a pattern"):
+        read_images(tmp_path / "clip.mp4")
 
 
 def test_too_many_images_are_refused(folder: Path) -> None:

@@ -32,7 +32,7 @@ from pointloom.datasets.layout import Layout, as_array, check_layout, require
 from pointloom.datasets.registry import register
 from pointloom.datasets.safe_pickle import load_npy
 from pointloom.errors import DatasetError
-from pointloom.video import open_video
+from pointloom.video import read_images
 
 FRAMES = "frames"
 TRACKS: Layout = {"points": (np.floating, "NT2"), "hidden": (np.bool_, "NT")}
@@ -67,9 +67,7 @@ class Kubric:
         folder = file.with_name(FRAMES)
         if not folder.is_dir():
             raise DatasetError(f"{folder} is missing. It holds the frames of {file.name}.")
-        with open_video(folder, strict=True) as video:
-            frames = video[:]
-        return _clip(file, name, frames, content["coords"], content["visibility"])
+        return _clip(file, name, read_images(folder), content["coords"], content["visibility"])
 
 
 class KubricMoviF:

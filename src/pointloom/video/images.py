@@ -30,11 +30,8 @@ class ImageSource(Source):
         limits.check_length(name, len(paths))
         self._paths = list(paths)
         self._fps = fps
-        first = read_image(self._paths[0], limits)
-        self._size = first.shape[1], first.shape[0]
-        if strict:
-            for _ in self.frames(range(len(paths))):
-                pass
+        self._first = read_image(self._paths[0], limits)
+        self._size = self._first.shape[1], self._first.shape[0]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -51,13 +48,18 @@ class ImageSource(Source):
         """What the caller said."""
         return self._fps
 
+    def check(self) -> None:
+        """Decode every image once, and report the first that cannot be read."""
+        for _ in self.frames(range(len(self._paths))):
+            pass
+
     def frames(self, indices: range) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """Yield images; the first one that cannot be read ends the video."""
         for i in indices:
             if i >= len(self._paths):
                 return
             try:
-                frame = read_image(self._paths[i], self.limits)
+                frame = read_image(self._paths[i], self.limits) if i > 0 else self._first.copy()
                 self._check_like_first(self._paths[i], frame)
             except VideoError as fault:
                 declared, self._paths = len(self._paths), self._paths[:i]

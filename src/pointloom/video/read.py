@@ -158,7 +158,10 @@ def open_video(
     path = Path(source)
     images = _images(path)
     if images:
-        return Video(ImageSource(images, path.name, fps=fps or DEFAULT_FPS, strict=strict, limits=limits))
+        numbered = ImageSource(images, path.name, fps=fps or DEFAULT_FPS, strict=strict, limits=limits)
+        if strict:
+            numbered.check()
+        return Video(numbered)
     if fps is not None:
         raise OptionError(f"fps is for images and arrays; {path.name} has times of its own. Leave fps out.")
     if protocol_of(str(source)) and not path.exists():
@@ -166,6 +169,23 @@ def open_video(
     else:
         address = Address.of_file(path)
     return Video(FileSource(address, strict=strict, limits=limits))
+
+
+def read_images(
+    path: str | os.PathLike[str],
+    *,
+    limits: Limits = Limits(),  # noqa: B008  frozen
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Read a folder of images, or those that match a pattern, into memory; each is decoded once.
+
+    What `open_video(path, strict=True)[:]` gives, in half the time. Raises VideoError if there are none, and
+    CorruptVideoError if one is damaged or has another size than the first.
+    """
+    path = Path(path)
+    images = _images(path)
+    if not images:
+        raise VideoError(f"{path} is neither a folder of images nor a pattern. Read a video with open_video.")
+    return Video(ImageSource(images, path.name, fps=DEFAULT_FPS, strict=True, limits=limits))[:]
 
 
 def _images(path: Path) -> list[Path]:
