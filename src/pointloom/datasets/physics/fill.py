@@ -17,10 +17,10 @@ from typing import Literal, TypeAlias
 
 import cv2
 
+from pointloom.datasets.kubric_layout import write_sequence
 from pointloom.datasets.physics.config import PhysicsConfig
 from pointloom.datasets.physics.engine import load_mujoco
 from pointloom.datasets.physics.film import make_clip, make_full_clip
-from pointloom.datasets.physics.kubric_layout import write_sequence
 from pointloom.datasets.physics.obj import ModelBank
 from pointloom.datasets.pool import write_clip
 from pointloom.datasets.synthetic.textures import TextureBank
