@@ -59,6 +59,15 @@ def test_track_writes_a_video_the_tracks_and_a_sheet(run, clip: Path, weights: s
     assert sorted(p.name for p in tmp_path.iterdir()) == ["sheet.png", "tracks.mp4", "tracks.npz"]
 
 
+def test_layers_run_in_the_precision_asked_for(run, clip: Path, weights: str, tmp_path: Path) -> None:
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        code, _, _ = run("track", clip, "--model", weights, "--precision", precision, "-o", tmp_path / precision)
+        assert code == 0
+        found[precision] = Tracks.load(tmp_path / precision / "tracks.npz").xy
+    assert 0 < np.abs(found["float32"] - found["bfloat16"]).max() < 2
+
+
 def test_kinds_of_points_add_up(run, clip: Path, weights: str, tmp_path: Path) -> None:
     table = tmp_path / "points.csv"
     table.write_text("frame,x,y\n4,10.5,20\n0,3,4\n")

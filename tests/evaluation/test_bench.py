@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pointloom.errors import OptionError, PointloomError
 from pointloom.evaluation import bench as module
@@ -167,7 +168,7 @@ def test_the_tables_say_speed_memory_and_where_the_time_goes():
 
 
 def test_a_model_is_measured_by_stage(video, weights):
-    measured = measure(weights, video, SMALL, Repeats(1, 3), "cpu", Ticking())
+    measured = measure(weights, video, SMALL, Repeats(1, 3), "cpu", "float32", Ticking())
     assert measured.case == SMALL
     assert set(measured.stages) == {"decode", "encode", "describe", "correlation", "transformer", "output"}
     assert sum(measured.stages.values()) == measured.seconds.median  # every repeat looks at the clock as often
@@ -176,15 +177,26 @@ def test_a_model_is_measured_by_stage(video, weights):
 
 @pytest.mark.parametrize("name", [BASELINE, "dis-flow"])
 def test_a_tracker_without_weights_is_measured_by_stage(video, name):
-    measured = measure(name, video, SMALL, Repeats(0, 2), "cpu", Ticking())
+    measured = measure(name, video, SMALL, Repeats(0, 2), "cpu", "float32", Ticking())
     assert measured.stages == {"decode": 1, "flow": 2}  # four looks at the clock: flow, decode, flow again
     assert measured.seconds == Spread(3, 3, 3)
 
 
+def test_a_model_is_measured_in_the_precision_asked_for(video, weights, monkeypatch):
+    asked = []
+    tracker = module.Tracker
+    monkeypatch.setattr(
+        module, "Tracker", lambda *a, **options: asked.append(options["dtype"]) or tracker(*a, **options)
+    )
+    measure(weights, video, SMALL, Repeats(0, 1), "cpu", "bfloat16", Ticking())
+    measure(weights, video, SMALL, Repeats(0, 1), "cpu", "float32", Ticking())
+    assert asked == [torch.bfloat16, None]
+
+
 def test_runs_before_the_measured_ones_do_not_count(video, weights):
     """The first run also measures what a frame costs, and so looks at the clock more often."""
-    cold = measure(weights, video, SMALL, Repeats(0, 3), "cpu", Ticking())
-    warm = measure(weights, video, SMALL, Repeats(1, 3), "cpu", Ticking())
+    cold = measure(weights, video, SMALL, Repeats(0, 3), "cpu", "float32", Ticking())
+    warm = measure(weights, video, SMALL, Repeats(1, 3), "cpu", "float32", Ticking())
     assert cold.seconds.high > cold.seconds.low
     assert warm.seconds == Spread(*[cold.seconds.low] * 3)
 
@@ -193,9 +205,9 @@ def test_threads_are_those_that_were_asked_for(video, monkeypatch):
     asked = []
     monkeypatch.setattr(module.torch, "set_num_threads", lambda n: asked.append(("torch", n)))
     monkeypatch.setattr(module.cv2, "setNumThreads", lambda n: asked.append(("opencv", n)))
-    measure(BASELINE, video, SMALL, Repeats(0, 1), "cpu", Ticking())
+    measure(BASELINE, video, SMALL, Repeats(0, 1), "cpu", "float32", Ticking())
     assert asked == []
-    measure(BASELINE, video, SMALL, Repeats(0, 1, threads=3), "cpu", Ticking())
+    measure(BASELINE, video, SMALL, Repeats(0, 1, threads=3), "cpu", "float32", Ticking())
     assert asked == [("torch", 3), ("opencv", 3)]
 
 

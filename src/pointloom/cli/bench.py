@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,6 +24,9 @@ def bench(
     warm_up: Annotated[int, typer.Option(help="Runs before these.", min=0)] = 1,
     threads: Annotated[int | None, typer.Option(help="Threads. The default is as many as usual.", min=1)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")] = "auto",
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16"], typer.Option(help="Of layers and features; positions are float32.")
+    ] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result for a program to read.")] = False,
 ) -> None:
     """Measure speed and memory, each beside Lucas-Kanade on the same video.
@@ -44,7 +47,14 @@ def bench(
     sizes = [_parse_size(text) for text in size or ["640x360", "320x180", "1280x720"]]
     cases = one_at_a_time(points or [256, 64, 1024], frames or [48, 24, 96], sizes)
     with progress_bar("measuring") as progress:
-        result = run(model or ["tiny"], cases, Repeats(warm_up, repeats, threads), device=device, progress=progress)
+        result = run(
+            model or ["tiny"],
+            cases,
+            Repeats(warm_up, repeats, threads),
+            device=device,
+            precision=precision,
+            progress=progress,
+        )
     typer.echo(json.dumps(result) if as_json else format_table(result))
 
 

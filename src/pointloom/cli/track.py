@@ -6,7 +6,7 @@ import json
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -48,6 +48,10 @@ def track(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that are there.")] = False,
     memory: Annotated[str, typer.Option(help="Memory that tracking may use.")] = "4GB",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps ...")] = "auto",
+    precision: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option(help="Of layers and features. bfloat16 is faster on processors that have it."),
+    ] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result for a program to read.")] = False,
 ) -> None:
     """Track points through a video.
@@ -67,6 +71,7 @@ def track(
     from pointloom.apps.annotate import Annotated as Files
     from pointloom.apps.annotate import write_annotated
     from pointloom.cli.progress import progress_bar
+    from pointloom.tracking.runner import DTYPES
 
     files = Files.in_folder(out or Path("out") / video.stem, overwrite=overwrite)
     queries = Queries()
@@ -81,7 +86,7 @@ def track(
 
     started = time.monotonic()
     with open_video(video) as footage:
-        tracker = Tracker(load_model(model), memory_budget=memory, device=device)
+        tracker = Tracker(load_model(model), memory_budget=memory, device=device, dtype=DTYPES[precision])
         with progress_bar(f"tracking {footage.name}") as progress:
             tracks = tracker.track(footage, queries, direction=direction.value, progress=progress)
         seconds = time.monotonic() - started

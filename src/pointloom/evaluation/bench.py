@@ -35,7 +35,7 @@ from pointloom.models.classical import dis_flow, lucas_kanade
 from pointloom.models.zoo import load_model
 from pointloom.queries import Queries
 from pointloom.queries.base import VideoLike, on_frame
-from pointloom.tracking.runner import choose_device
+from pointloom.tracking.runner import DTYPES, Precision, choose_device
 from pointloom.tracking.tracker import Tracker
 from pointloom.video import open_video, write_video
 
@@ -168,6 +168,7 @@ def bench(
     repeats: Repeats,
     *,
     device: str = "auto",
+    precision: Precision = "float32",
     clock: Clock = perf_counter,
     run: Callable[..., Any] | None = None,
     progress: Callable[[float], None] | None = None,
@@ -175,7 +176,7 @@ def bench(
     """Measure models, and Lucas-Kanade before them, in every case. Returns what a file of results holds.
 
     `run(function, *arguments)` is where each measurement takes place: by default a new process. `progress` is called
-    with the share that is done, 0..1.
+    with the share that is done, 0..1. Lucas-Kanade has no `precision` to choose.
     """
     run = run or in_new_process
     names = [BASELINE, *(name for name in models if name != BASELINE)]
@@ -186,12 +187,17 @@ def bench(
             run(write_case_video, video, case)
             baseline: Measurement | None = None
             for k, name in enumerate(names):
-                measured: Measurement = run(measure, name, video, case, repeats, device, clock)
+                measured: Measurement = run(measure, name, video, case, repeats, device, precision, clock)
                 baseline = baseline or measured
                 rows.append(measured.row(baseline))
                 if progress is not None:
                     progress((done + (k + 1) / len(names)) / len(cases))
-    return {"format": FILE_FORMAT, "run": _circumstances(repeats, device), "baseline": BASELINE, "rows": rows}
+    return {
+        "format": FILE_FORMAT,
+        "run": _circumstances(repeats, device, precision),
+        "baseline": BASELINE,
+        "rows": rows,
+    }
 
 
 def in_new_process(function: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
@@ -206,7 +212,7 @@ def in_new_process(function: Callable[P, R], *arguments: P.args, **options: P.kw
             ) from error
 
 
-def _circumstances(repeats: Repeats, device: str) -> dict[str, Any]:
+def _circumstances(repeats: Repeats, device: str, precision: Precision) -> dict[str, Any]:
     return {
         "pointloom": version("pointloom"),
         "torch": torch.__version__,
@@ -215,6 +221,7 @@ def _circumstances(repeats: Repeats, device: str) -> dict[str, Any]:
         "machine": platform.platform(),
         "cores": os.cpu_count(),
         "device": str(choose_device(device)),
+        "precision": precision,
         **asdict(repeats),
     }
 
@@ -225,7 +232,7 @@ def speed_of(model: str, result: dict[str, Any]) -> Speed:
     if row is None:
         raise OptionError(f"{model!r} was not measured, only {', '.join({row['model']: 0 for row in result['rows']})}.")
     run = result["run"]
-    machine = f"{run['machine']}, {run['cores']} cores, {run['device']}"
+    machine = f"{run['machine']}, {run['cores']} cores, {run['device']}, {run['precision']}"
     size = (row["width"], row["height"])
     return Speed(row["microseconds_per_frame_and_point"], row["points"], row["frames"], size, machine)
 
@@ -235,13 +242,15 @@ def speed_of(model: str, result: dict[str, Any]) -> Speed:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def measure(model: str, video: Path, case: Case, repeats: Repeats, device: str, clock: Clock) -> Measurement:
+def measure(
+    model: str, video: Path, case: Case, repeats: Repeats, device: str, precision: Precision, clock: Clock
+) -> Measurement:
     """Run one tracker over a video, as often as asked. Memory is that of this process."""
     if repeats.threads is not None:
         torch.set_num_threads(repeats.threads)
         cv2.setNumThreads(repeats.threads)
     stages = StageClock(_waiting_for(choose_device(device), clock))
-    track = _classical(model, stages) if model in CLASSICAL else _learned(model, stages, device)
+    track = _classical(model, stages) if model in CLASSICAL else _learned(model, stages, device, precision)
     queries = case_queries(case)
     loaded = peak_memory()
     seconds: list[float] = []
@@ -270,8 +279,8 @@ def _classical(name: str, stages: StageClock) -> Track:
     return track
 
 
-def _learned(name: str, stages: StageClock, device: str) -> Track:
-    tracker = Tracker(TimedModel(load_model(name), stages), device=device)
+def _learned(name: str, stages: StageClock, device: str, precision: Precision) -> Track:
+    tracker = Tracker(TimedModel(load_model(name), stages), device=device, dtype=DTYPES[precision])
 
     def track(video: VideoLike, queries: Float32[np.ndarray, "N 3"]) -> None:
         with stages.stage("output"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +13,13 @@ from torch import Tensor
 
 from pointloom.errors import OptionError
 from pointloom.models.base import FrameFeatures, Model
+
+Precision = Literal["float32", "bfloat16", "float16"]  # as one writes it in a command
+DTYPES: dict[Precision, torch.dtype | None] = {
+    "float32": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
 
 
 @dataclass(frozen=True)
