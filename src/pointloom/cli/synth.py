@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import typer
+
+Folder: TypeAlias = Annotated[
+    Path, typer.Argument(help="Where the clips go, one folder each. Those that are there are kept.")
+]
+Clips: TypeAlias = Annotated[int, typer.Option(help="How many.", min=1)]
+Frames: TypeAlias = Annotated[int, typer.Option(help="Frames of each.", min=1)]
+Side: TypeAlias = Annotated[int, typer.Option(help="Pixels.", min=32)]
+Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of the first clip; the others count on.", min=0)]
+Layout: TypeAlias = Literal["pool", "kubric"]
 
 app = typer.Typer(help="Make clips whose tracks are known exactly.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -17,40 +26,51 @@ def synth() -> None:
 
 @app.command()
 def layered(
-    folder: Annotated[Path, typer.Argument(help="Where the clips go, one folder each. Those that are there are kept.")],
-    clips: Annotated[int, typer.Option(help="How many.", min=1)] = 100,
-    frames: Annotated[int, typer.Option(help="Frames of each.", min=1)] = 24,
-    width: Annotated[int, typer.Option(help="Pixels.", min=32)] = 256,
-    height: Annotated[int, typer.Option(help="Pixels.", min=32)] = 192,
-    seed: Annotated[int, typer.Option(help="Seed of the first clip; the others count on.", min=0)] = 0,
+    folder: Folder,
+    clips: Clips = 100,
+    frames: Frames = 24,
+    width: Side = 256,
+    height: Side = 192,
+    seed: Seed = 0,
     textures: Annotated[
         Path | None, typer.Option(help="A folder of photos to cut the layers from. Without one, textures are drawn.")
     ] = None,
+    layout: Annotated[
+        Layout, typer.Option(help="pool: to train on; kubric: images and tracks as Kubric's sequences hold them.")
+    ] = "pool",
 ) -> None:
     """Make layered clips: photo textures on moving, turning, deforming layers. Can be interrupted and run again."""
     import cv2
 
     from pointloom.cli.progress import progress_bar
-    from pointloom.datasets.pool import fill_pool
+    from pointloom.datasets.generated import fill_folder
+    from pointloom.datasets.kubric_layout import KUBRIC
+    from pointloom.datasets.pool import POOL
     from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip
 
     cv2.setNumThreads(1)
     bank = TextureBank.from_folder(textures) if textures else TextureBank.procedural()
     config = LayeredConfig(size=(width, height), frames=frames)
     with progress_bar("making clips") as progress:
-        made = fill_pool(folder, range(seed, seed + clips), lambda s: make_clip(config, bank, s), progress)
+        made = fill_folder(
+            folder,
+            range(seed, seed + clips),
+            lambda s: make_clip(config, bank, s),
+            {"pool": POOL, "kubric": KUBRIC}[layout],
+            progress,
+        )
     typer.echo(f"{made} clips made, {clips - made} were there: {folder}")
 
 
 @app.command()
 def physics(
-    folder: Annotated[Path, typer.Argument(help="Where the clips go, one folder each. Those that are there are kept.")],
-    clips: Annotated[int, typer.Option(help="How many.", min=1)] = 100,
-    frames: Annotated[int, typer.Option(help="Frames of each.", min=1)] = 24,
-    width: Annotated[int, typer.Option(help="Pixels.", min=32)] = 256,
-    height: Annotated[int, typer.Option(help="Pixels.", min=32)] = 192,
+    folder: Folder,
+    clips: Clips = 100,
+    frames: Frames = 24,
+    width: Side = 256,
+    height: Side = 192,
     tracks: Annotated[int, typer.Option(help="Tracks of each clip.", min=1)] = 512,
-    seed: Annotated[int, typer.Option(help="Seed of the first clip; the others count on.", min=0)] = 0,
+    seed: Seed = 0,
     textures: Annotated[
         Path | None, typer.Option(help="A folder of photos to cover things with. Without one, textures are drawn.")
     ] = None,
@@ -58,7 +78,7 @@ def physics(
         Path | None, typer.Option(help="A folder of OBJ files to throw. Without one, simple shapes are thrown.")
     ] = None,
     layout: Annotated[
-        Literal["pool", "kubric"],
+        Layout,
         typer.Option(help="pool: frames and tracks, to train on; kubric: also depth, segmentation, flow and camera."),
     ] = "pool",
     workers: Annotated[int, typer.Option(help="Processes that make clips side by side.", min=1)] = 1,

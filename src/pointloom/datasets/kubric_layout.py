@@ -19,64 +19,55 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float32, UInt8
 
 from pointloom import geometry
 from pointloom.datasets.clip import AnnotatedClip
-from pointloom.datasets.physics.film import FullClip
+from pointloom.datasets.generated import ClipLayout
 from pointloom.errors import VideoError
 
-SENSOR_WIDTH_MM = 32.0  # of Kubric's cameras
-TO_BLENDER = np.diag([1.0, -1.0, -1.0])  # y down, z ahead -> y up, z back
+
+@dataclass(frozen=True)
+class SceneTruth:
+    """What the layout has room for besides frames and tracks, in the units above.
+
+    camera  the dictionary of that name
+    """
+
+    depth: Float32[np.ndarray, "T H W"]
+    segmentation: UInt8[np.ndarray, "T H W"]
+    flow: Float32[np.ndarray, "T1 H W 2"]
+    track_depth: Float32[np.ndarray, "N T"]
+    camera: dict[str, Any]
 
 
-def write_sequence(folder: Path, clip: AnnotatedClip) -> None:
-    """Add a clip to a folder of sequences. It appears under its name only when it is complete; what is there stays."""
+def write_sequence(folder: Path, clip: AnnotatedClip, scene: SceneTruth | None = None) -> None:
+    """Add a clip to a folder of sequences. It appears under its name only when it is complete; what is there stays.
+
+    Without `scene` nothing is written of what it would hold.
+    """
     unfinished = folder / f".{clip.name}.{os.getpid()}"
     shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
     unfinished.mkdir(parents=True)
     coords = np.where(clip.valid[..., None], geometry.to_raster(clip.xy), np.nan).astype(np.float32)
     content: dict[str, Any] = {"coords": coords, "visibility": ~clip.visible}
     _write_images(unfinished / "frames", clip.frames[..., ::-1])
-    if isinstance(clip, FullClip):
-        content |= {"coords_depth": clip.track_depth, "camera": _camera(clip)}
-        _write_images(unfinished / "segmentations", clip.segmentation)
-        _write_arrays(unfinished / "depths", clip.depth)
-        _write_arrays(unfinished / "forward_flows", clip.flow)
+    if scene is not None:
+        content |= {"coords_depth": scene.track_depth, "camera": scene.camera}
+        _write_images(unfinished / "segmentations", scene.segmentation)
+        _write_arrays(unfinished / "depths", scene.depth)
+        _write_arrays(unfinished / "forward_flows", scene.flow)
     np.save(unfinished / f"{clip.name}.npy", np.array(content, dtype=object))
     unfinished.rename(folder / clip.name)
 
 
-def _camera(clip: FullClip) -> dict[str, Any]:
-    x, y = geometry.to_raster(clip.lens.centre)
-    focal = clip.lens.focal
-    return {
-        "positions": clip.view.position,
-        "quaternions": np.array([quaternion(rotation @ TO_BLENDER) for rotation in clip.view.rotation]),
-        "focal_length": focal * SENSOR_WIDTH_MM / clip.lens.size[0],
-        "sensor_width": SENSOR_WIDTH_MM,
-        "intrinsics": np.array([[focal, 0, x], [0, focal, y], [0, 0, 1]]),
-    }
-
-
-def quaternion(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, " 4"]:
-    """A rotation as (w, x, y, z), with w not negative: the eigenvector that belongs to Bar-Itzhack's largest value."""
-    m = rotation
-    k = np.array(
-        [
-            [m[0, 0] + m[1, 1] + m[2, 2], m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]],
-            [0, m[0, 0] - m[1, 1] - m[2, 2], m[0, 1] + m[1, 0], m[0, 2] + m[2, 0]],
-            [0, 0, m[1, 1] - m[0, 0] - m[2, 2], m[1, 2] + m[2, 1]],
-            [0, 0, 0, m[2, 2] - m[0, 0] - m[1, 1]],
-        ]
-    )
-    vector = np.linalg.eigh(k, UPLO="U")[1][:, -1]
-    return np.asarray(vector if vector[0] >= 0 else -vector)
+KUBRIC = ClipLayout("kubric", "{name}.npy", write_sequence)
 
 
 def _write_images(folder: Path, images: np.ndarray) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from pointloom.datasets.clip import AnnotatedClip
+from pointloom.datasets.generated import ClipLayout, fill_folder
 from pointloom.datasets.registry import register
 from pointloom.errors import DatasetError
 
@@ -73,17 +74,11 @@ def write_clip(folder: Path, clip: AnnotatedClip) -> None:
     unfinished.rename(folder / clip.name)
 
 
+POOL = ClipLayout("pool", "tracks.npz", write_clip)
+
+
 def fill_pool(
     folder: Path, seeds: range, make: Callable[[int], AnnotatedClip], progress: Callable[[float], None] | None = None
 ) -> int:
     """Make the clips of `seeds` that the pool lacks, and return how many were made. Can be interrupted."""
-    folder.mkdir(parents=True, exist_ok=True)
-    made = 0
-    for count, seed in enumerate(seeds):
-        if not (folder / f"{seed:08d}" / "tracks.npz").exists():
-            clip = make(seed)
-            write_clip(folder, AnnotatedClip(f"{seed:08d}", clip.frames, clip.xy, clip.visible, clip.valid))
-            made += 1
-        if progress is not None:
-            progress((count + 1) / len(seeds))
-    return made
+    return fill_folder(folder, seeds, make, POOL, progress)

@@ -9,10 +9,11 @@ import pytest
 
 from pointloom import cli
 from pointloom.datasets.kubric import Kubric
-from pointloom.datasets.kubric_layout import quaternion, write_sequence
+from pointloom.datasets.kubric_layout import write_sequence
 from pointloom.datasets.physics import ModelBank, PhysicsConfig, engine, make_full_clip
 from pointloom.datasets.physics import fill as filling
 from pointloom.datasets.physics.fill import Production, fill
+from pointloom.datasets.physics.truth import quaternion
 from pointloom.datasets.pool import ClipPool
 from pointloom.datasets.safe_pickle import load_npy
 from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip

@@ -17,14 +17,15 @@ from typing import Literal, TypeAlias
 
 import cv2
 
-from pointloom.datasets.kubric_layout import write_sequence
+from pointloom.datasets.generated import clip_name, is_made
+from pointloom.datasets.kubric_layout import KUBRIC, write_sequence
 from pointloom.datasets.physics.config import PhysicsConfig
 from pointloom.datasets.physics.engine import load_mujoco
 from pointloom.datasets.physics.film import make_clip, make_full_clip
 from pointloom.datasets.physics.obj import ModelBank
-from pointloom.datasets.pool import write_clip
+from pointloom.datasets.physics.truth import scene_truth
+from pointloom.datasets.pool import POOL, write_clip
 from pointloom.datasets.synthetic.textures import TextureBank
-from pointloom.errors import DatasetError
 
 Layout: TypeAlias = Literal["pool", "kubric"]
 
@@ -45,16 +46,7 @@ class Production:
 
     def is_made(self, folder: Path, seed: int) -> bool:
         """Whether a clip is there. Raises DatasetError if something else has its place."""
-        place = folder / clip_name(seed)
-        known = {"pool": "tracks.npz", "kubric": f"{place.name}.npy"}[self.layout]
-        if place.exists() and not (place / known).exists():
-            raise DatasetError(f"{place} is there, but is not a clip in the layout {self.layout}. Take another folder.")
-        return place.exists()
-
-
-def clip_name(seed: int) -> str:
-    """Name of the clip of a seed, and of its folder."""
-    return f"{seed:08d}"
+        return is_made(folder, seed, {"pool": POOL, "kubric": KUBRIC}[self.layout])
 
 
 def fill(
@@ -103,8 +95,11 @@ def _begin_worker() -> None:
 
 def _make(folder: Path, production: Production, seed: int) -> None:
     textures, models = _banks(production.textures, production.models)
-    make, write = {"pool": (make_clip, write_clip), "kubric": (make_full_clip, write_sequence)}[production.layout]
-    write(folder, replace(make(production.config, textures, models, seed), name=clip_name(seed)))
+    if production.layout == "pool":
+        write_clip(folder, replace(make_clip(production.config, textures, models, seed), name=clip_name(seed)))
+    else:
+        clip = make_full_clip(production.config, textures, models, seed)
+        write_sequence(folder, replace(clip, name=clip_name(seed)), scene_truth(clip))
 
 
 @cache
