@@ -20,6 +20,7 @@ CHECKED = (
     "pointloom.training.matching",
     "pointloom.training.objectives",
     "pointloom.training.batches",
+    "pointloom.training.reentry",
 )
 
 install_import_hook(CHECKED, "beartype.beartype")

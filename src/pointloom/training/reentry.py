@@ -23,7 +23,7 @@ Clip = tuple[UInt8[np.ndarray, "T H W 3"], Float[np.ndarray, "N T 2"], Bool[np.n
 
 SLOW, QUICK = (math.pi, 4 * math.pi), (8 * math.pi, 16 * math.pi)  # frequencies, in radians a clip
 ROLL_WAVES = 5  # slow ones, and as many quick ones
-ROLL_X_PX, ROLL_Y_PX, ROLL_DEGREES = (30, 10), (20, 7), (10, 5)  # largest amplitudes: slow, quick
+ROLL_X_PX, ROLL_Y_PX, ROLL_DEGREES = (30.0, 10.0), (20.0, 7.0), (10.0, 5.0)  # largest amplitudes: slow, quick
 SWING_WAVES = 3
 SWING = (0.05, 0.02)  # of the width or height
 CORNER = 0.3  # share of the width and height that a corner keeps to
