@@ -13,7 +13,7 @@ from small_run import SMALL
 from golden_cases import load, model_of
 from pointloom.models.cotracker3 import CoTracker3, initialise
 from pointloom.training.batches import TrackBatch
-from pointloom.training.objectives import TrackingObjective
+from pointloom.training.objectives import TrackingObjective, tracking_objective
 from pointloom.training.recipe import TrackingRecipe, load_recipe
 from pointloom.training.recompute import IMAGES_AT_ONCE
 
@@ -25,7 +25,7 @@ def test_the_recipes_of_cotracker3_have_the_losses_of_the_reference(kind: str) -
     case = load("losses", f"step_{kind}")
     model = model_of(case, torch.float64)
     recipe = load_recipe(RECIPES / f"cotracker3_{kind}.yaml").tracking
-    objective = TrackingObjective(model, replace(recipe, iterations=3), encoder_frozen=False)
+    objective = tracking_objective(model, replace(recipe, iterations=3), encoder_frozen=False)
     batch = TrackBatch(
         torch.from_numpy(case["video"])[None],
         case.tensor("gt", torch.float64)[None],
@@ -59,7 +59,7 @@ def random_batch(clips: int = 2, frames: int = 10, points: int = 5) -> TrackBatc
 def objective_of(**changes: bool) -> TrackingObjective:
     model = CoTracker3(replace(SMALL, resize="as_is"))
     initialise(model, seed=1)
-    return TrackingObjective(model, TrackingRecipe(iterations=2, **changes), encoder_frozen=False)
+    return tracking_objective(model, TrackingRecipe(iterations=2, **changes), encoder_frozen=False)
 
 
 def gradients(objective: TrackingObjective, batch: TrackBatch) -> dict[str, torch.Tensor]:

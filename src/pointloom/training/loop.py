@@ -28,12 +28,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from pointloom.datasets.pool import ClipPool
 from pointloom.errors import OptionError
-from pointloom.models.cotracker3 import CoTracker3, initialise
-from pointloom.models.zoo import config_named, load_model, save_weights
+from pointloom.models.base import Model
+from pointloom.models.zoo import build_model, config_named, initial_model, load_model, save_weights
 from pointloom.training.batches import draw_pairs, draw_tracks
 from pointloom.training.checkpoint import load_newest, save_checkpoint
 from pointloom.training.log import Log
-from pointloom.training.objectives import MatchingObjective, TrackingObjective
+from pointloom.training.objectives import MatchingObjective, tracking_objective
 from pointloom.training.optimization import blend_into, learning_rate, make_optimizer
 from pointloom.training.recipe import Recipe, load_recipe
 from pointloom.training.sources import Passed, Sources
@@ -77,7 +77,7 @@ def _train(fabric: Fabric, recipe: Recipe, run: Path) -> Path:
         objective: nn.Module = MatchingObjective(model)
     else:
         frozen = recipe.optimizer.encoder_rate == 0
-        objective = TrackingObjective(model, recipe.tracking, encoder_frozen=frozen)
+        objective = tracking_objective(model, recipe.tracking, encoder_frozen=frozen)
     optimizer = make_optimizer(objective, recipe.optimizer)
     average = {k: v.detach().clone() for k, v in model.state_dict().items()} if recipe.optimizer.average else None
     step, best, seconds = 0, -math.inf, 0.0
@@ -107,7 +107,7 @@ def _train(fabric: Fabric, recipe: Recipe, run: Path) -> Path:
 
     def save_trained(path: Path) -> None:
         if fabric.is_global_zero:
-            trained = CoTracker3(config_named(recipe.model))
+            trained = build_model(config_named(recipe.model))
             trained.load_state_dict(average or model.state_dict())
             about = {"recipe": run.name, "steps": str(step), "hours": f"{log.seconds / 3600:.2f}"}
             save_weights(path, trained, about)
@@ -196,13 +196,15 @@ class Steps(Dataset[Drawn]):
         return (tracks, windows, jittered), passed
 
 
-def starting_model(recipe: Recipe) -> CoTracker3:
+def starting_model(recipe: Recipe) -> Model:
     """Make the model of a recipe: initial weights, or those it starts from.
 
     A block that these weights do not have adds nothing at first, so that the model begins as good as they are.
     """
-    model = CoTracker3(replace(config_named(recipe.model), resize="as_is"))  # clips are made at the size to train on
-    initialise(model, recipe.seed)
+    config = config_named(recipe.model)
+    if hasattr(config, "resize"):
+        config = replace(config, resize="as_is")  # clips are made at the size to train on
+    model = initial_model(config, recipe.seed)
     if recipe.start_from:
         other = load_model(recipe.start_from).state_dict()
         own = model.state_dict()
@@ -218,7 +220,7 @@ def _as_drawn(drawn: Any) -> Any:
 
 
 def validate(
-    fabric: Fabric, objective: nn.Module, model: CoTracker3, average: dict[str, Tensor] | None, recipe: Recipe
+    fabric: Fabric, objective: nn.Module, model: Model, average: dict[str, Tensor] | None, recipe: Recipe
 ) -> tuple[Scores, dict[str, Picture]]:
     """Score the (averaged) weights on held-back clips, each process its share of them, and draw some tracks."""
     assert recipe.validation is not None

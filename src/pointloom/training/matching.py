@@ -11,12 +11,15 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from pointloom.models.base import FrameFeatures
+from pointloom.geometry import resize_area
+from pointloom.models.base import FrameFeatures, PointFeatures
+from pointloom.models.cotracker2 import CoTracker2
 from pointloom.models.cotracker3 import CoTracker3
-from pointloom.models.layers import sample_patches
+from pointloom.models.layers import sample_patches, unit_length
+from pointloom.models.tapir import Tapir
 
 START_TEMPERATURE = 15.0
 WINDOW_RADIUS = 3  # cells
@@ -24,11 +27,16 @@ SOFT_MEAN_PX = 0.25  # where the error of the soft mean turns from squared to ab
 
 
 class MatchingLoss(nn.Module):
-    """Matching on the stride-4 map and, if there is one, placing on the finer map. The temperatures are learned."""
+    """Matching on the stride-4 map and, if there is one, placing on the finer map. The temperatures are learned.
 
-    def __init__(self, model: CoTracker3) -> None:
+    Features are compared by their direction: those of CoTracker v2 are brought to unit length, those of CoTracker3 have
+    it already.
+    """
+
+    def __init__(self, model: CoTracker2 | CoTracker3) -> None:
         super().__init__()
-        self.fine = model.config.fine_channels > 0
+        self.fine = isinstance(model, CoTracker3) and model.config.fine_channels > 0
+        self.any_length = isinstance(model, CoTracker2)
         self.stride = model.config.stride
         self.log_temperatures = nn.Parameter(torch.full((1 + self.fine,), math.log(START_TEMPERATURE)))
 
@@ -36,7 +44,7 @@ class MatchingLoss(nn.Module):
         self, features: FrameFeatures, first: Float[Tensor, "B K 2"], second: Float[Tensor, "B K 2"]
     ) -> dict[str, Tensor]:
         """Return the losses of points at `first` in frame 0 and at `second` in frame 1 (pixels of the input)."""
-        coarse = features.maps[1 if self.fine else 0]
+        coarse = self.coarse(features.maps)
         temperature = self.log_temperatures.exp()
         losses = {
             "match": self._which_cell(coarse, first / self.stride, second / self.stride, temperature[0]),
@@ -47,22 +55,20 @@ class MatchingLoss(nn.Module):
             losses["place_fine"] = self._where(features.maps[0], first / cell, second / cell, temperature[1]) * cell
         return losses
 
+    def coarse(self, maps: tuple[Float[Tensor, "B 2 _h _w _C"], ...]) -> Float[Tensor, "B 2 h w C"]:
+        """Return the map on which cells are told apart."""
+        coarse = maps[1 if self.fine else 0]
+        return unit_length(coarse) if self.any_length else coarse
+
     @staticmethod
     def _points(maps: Float[Tensor, "B 2 h w C"], first: Float[Tensor, "B K 2"]) -> Float[Tensor, "B K C"]:
         return sample_patches(maps, torch.zeros_like(first[..., 0], dtype=torch.long), first, 0)[:, :, 0, 0]
 
     def _which_cell(self, maps: Tensor, first: Tensor, second: Tensor, temperature: Tensor) -> Tensor:
-        """Cross-entropy over all cells; the target is spread over the four cells around the truth."""
         h, w = maps.shape[2:4]
         similarity = self._points(maps, first) @ maps[:, 1].flatten(1, 2).transpose(1, 2)  # (B, K, h*w)
         log_probability = (temperature * similarity.float()).log_softmax(-1)
-        corner = second.floor()
-        fraction = second - corner
-        neighbour = torch.cartesian_prod(torch.arange(2), torch.arange(2)).to(second)  # (4, 2)
-        weight = (1 - (neighbour - fraction[..., None, :]).abs()).prod(-1)  # (B, K, 4)
-        cell = corner[..., None, :] + neighbour
-        index = cell[..., 1].clamp(0, h - 1) * w + cell[..., 0].clamp(0, w - 1)
-        return -(weight * log_probability.gather(-1, index.long())).sum(-1).mean()
+        return cell_cross_entropy(log_probability, second, (h, w))
 
     def _where(self, maps: Tensor, first: Tensor, second: Tensor, temperature: Tensor) -> Tensor:
         """Error, in cells, of the soft mean in a window that lies within two cells of the truth."""
@@ -75,3 +81,38 @@ class MatchingLoss(nn.Module):
         offsets = torch.cartesian_prod(offset, offset)  # x offset slow
         error = centre + probability @ offsets - second
         return F.smooth_l1_loss(error, torch.zeros_like(error), beta=SOFT_MEAN_PX)
+
+
+def cell_cross_entropy(
+    log_probability: Float[Tensor, "*A cells"], truth: Float[Tensor, "*A 2"], size: tuple[int, int]
+) -> Float[Tensor, ""]:
+    """Cross-entropy over all cells of maps of (h, w); the target is spread over the four cells around the truth."""
+    h, w = size
+    corner = truth.floor()
+    fraction = truth - corner
+    neighbour = torch.cartesian_prod(torch.arange(2), torch.arange(2)).to(truth)  # (4, 2)
+    weight = (1 - (neighbour - fraction[..., None, :]).abs()).prod(-1)  # (*A, 4)
+    cell = corner[..., None, :] + neighbour
+    index = cell[..., 1].clamp(0, h - 1) * w + cell[..., 0].clamp(0, w - 1)
+    return -(weight * log_probability.gather(-1, index.long())).sum(-1).mean()
+
+
+def first_estimate_loss(
+    model: Tapir,
+    features: FrameFeatures,
+    points: PointFeatures,
+    xy: Float[Tensor, "B T N 2"],
+    visible: Bool[Tensor, "B T N"],
+) -> Float[Tensor, ""]:
+    """Which cell, for TAPIR: cross-entropy of the scores that its first estimate reads, where points are visible.
+
+    The released losses see of these scores only what lies around the best one, wherever that is; so a young model hears
+    little of a match that is altogether wrong.
+    """
+    coarse, query = features.maps[1], points.support[1][:, :, 0, 0]
+    similarity = torch.einsum("bthwc,bnc->btnhw", coarse, query)[visible]  # (K, h, w)
+    h, w = similarity.shape[1:]
+    layers = model.torch_cost_volume_track_mods
+    score = model.config.temperature * layers["hid2"](F.relu(layers["hid1"](similarity[:, None])))  # (K, 1, h, w)
+    log_probability = score.flatten(1).float().log_softmax(-1)
+    return cell_cross_entropy(log_probability, resize_area(xy[visible], features.size, (w, h)), (h, w))

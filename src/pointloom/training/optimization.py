@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pointloom.training.parts import in_encoder
 from pointloom.training.recipe import OptimizerRecipe
 
 FIRST, LAST = 1 / 25, 1 / 250_000  # of the highest rate: where a cycle starts and ends
@@ -25,7 +26,7 @@ def make_optimizer(objective: nn.Module, recipe: OptimizerRecipe) -> torch.optim
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad:
-            factor = recipe.encoder_rate if name.startswith("model.fnet.") else 1.0
+            factor = recipe.encoder_rate if in_encoder(name) else 1.0
             decay = recipe.decay if recipe.decayed == "all" or parameter.ndim > 1 else 0.0
             groups.setdefault((factor, decay), []).append(parameter)
     return torch.optim.AdamW(

@@ -115,7 +115,7 @@ class TrackingRecipe:
     masked: bool = True  # in windows, points do not exist before their queries, as `Tracker` does by default
     recomputed: bool = False  # activations are computed again for the backward pass: less memory, more time
     matching_weight: float = 0.0  # of the matching loss, kept on so that the encoder stays discriminative
-    matching_pairs: int = 1  # of frames, for that loss
+    matching_pairs: int = 1  # random pairs of frames for that loss; TAPIR's takes single frames
     visible: float = 0.3
     occluded: float = 0.01
     confidence: float = 1.0

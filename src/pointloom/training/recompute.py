@@ -8,22 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from pointloom.models.cotracker3 import CoTracker3
+from pointloom.models.base import Model
+from pointloom.training.parts import encoder_of, refiner_of
 
 IMAGES_AT_ONCE = 16  # that the encoder sees: it treats each by itself, so that memory is needed for one group at a time
 
 
-def recompute_activations(model: CoTracker3) -> None:
+def recompute_activations(model: Model) -> None:
     """Make a model recompute what the backward pass needs, whenever gradients are asked for."""
-    model.fnet.forward = partial(_encoded_in_groups, model.fnet.forward)  # type: ignore[method-assign]
-    model.updateformer.forward = partial(_recomputed, model.updateformer.forward)  # type: ignore[method-assign]
-    model.tokens = partial(_recomputed, model.tokens)  # type: ignore[method-assign]
+    encoder, refiner, whole = encoder_of(model), refiner_of(model), cast(Any, model)
+    encoder.forward = partial(_encoded_in_groups, encoder.forward)
+    refiner.forward = partial(_recomputed, refiner.forward)
+    whole.tokens = partial(_recomputed, whole.tokens)
 
 
 def _encoded_in_groups(encode: Callable[[Tensor], list[Tensor]], images: Tensor) -> list[Tensor]:

@@ -56,7 +56,7 @@ def matched(objective: MatchingObjective, maps: tuple[Tensor, ...], first: Tenso
     """Best cell of frame 1 for points of frame 0, then the soft mean around it on the finest map; pixels."""
     stride = objective.matching.stride
     temperature = objective.matching.log_temperatures.exp()
-    coarse = maps[1 if objective.matching.fine else 0]
+    coarse = objective.matching.coarse(maps)
     frame = torch.zeros_like(first[..., 0], dtype=torch.long)
     w = coarse.shape[3]
     point = sample_patches(coarse, frame, first / stride, 0)[:, :, 0, 0]
@@ -79,7 +79,8 @@ def validate_tracking(
 ) -> tuple[list[Scores], dict[str, Picture]]:
     """AJ, delta_avg and OA of each clip in percent, queries at the first visible frame; and pictures of tracks.
 
-    Windowed models walk over a clip, `masked` as in training; others see it whole.
+    Windowed models walk over a clip, `masked` as in training; others see it whole, also those that could
+    take it frame by frame.
     """
     rows: list[Scores] = []
     pictures: dict[str, Picture] = {}
