@@ -149,9 +149,9 @@ TINY = CoTracker3Config(
 
 def doubled(x: Float[Tensor, "B C h w"], size: Sequence[int]) -> Float[Tensor, "B C i j"]:
     """Enlarge a map by two so that old cell k lies on new cell 2k, as strided convolutions left them."""
+    x = F.pad(x, (0, 1, 0, 1), mode="replicate")  # whose copies are cut off where the new map has no place for them
     h, w = 2 * x.shape[-2] - 1, 2 * x.shape[-1] - 1
-    x = F.interpolate(x, size=(h, w), mode="bilinear", align_corners=True)
-    return F.pad(x, (0, size[1] - w, 0, size[0] - h), mode="replicate")
+    return F.interpolate(x, size=(h, w), mode="bilinear", align_corners=True)[..., : size[0], : size[1]]
 
 
 class LightEncoder(nn.Module):
@@ -182,14 +182,14 @@ class LightEncoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C h w"]]:
         """Return the map at 1/4 of the size, and before it the one at 1/2 if there is one."""
-        x = F.relu(instance_norm(self.stem1(x)))
-        quarter = self.layer1(F.relu(instance_norm(self.stem2(x))))
+        x = F.relu(instance_norm(self.stem1(x)), inplace=True)
+        quarter = self.layer1(F.relu(instance_norm(self.stem2(x)), inplace=True))
         eighth = self.layer2(quarter)
         sixteenth = self.layer3(eighth)
         total = self.lateral[2](sixteenth)
         for lateral, stage in zip((self.lateral[1], self.lateral[0]), (eighth, quarter), strict=True):
             total = lateral(stage) + doubled(total, stage.shape[-2:])
-        fused = F.relu(self.head1(F.relu(instance_norm(total))))
+        fused = F.relu(self.head1(F.relu(instance_norm(total), inplace=True)))
         maps = [self.head2(fused)]
         if hasattr(self, "fine"):
             maps.insert(0, F.pixel_shuffle(self.fine(quarter) + self.fine_context(fused), 2))

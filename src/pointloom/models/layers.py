@@ -50,8 +50,8 @@ def neighbourhood(
 def blend(grid: Float[Tensor, "*K X Y C"], fraction: Float[Tensor, "*K 2"]) -> Float[Tensor, "*K X-1 Y-1 C"]:
     """Shift a grid of values by a fraction of a pixel, the same for all of them (bilinear)."""
     fx, fy = fraction[..., 0, None, None, None], fraction[..., 1, None, None, None]
-    along_x = grid[..., :-1, :, :] + fx * (grid[..., 1:, :, :] - grid[..., :-1, :, :])
-    return along_x[..., :-1, :] + fy * (along_x[..., 1:, :] - along_x[..., :-1, :])
+    along_x = grid[..., :-1, :, :].lerp(grid[..., 1:, :, :], fx)
+    return along_x[..., :-1, :].lerp(along_x[..., 1:, :], fy)
 
 
 def sample_patches(
@@ -77,31 +77,32 @@ def correlation_volume(
 
     Outside the map its edge is repeated, or features are zero. Correlating whole pixels and blending the products
     equals blending the features first (both are linear) and reads a quarter of the memory. On a CPU some points at a
-    time, so that what is read stays in the cache: twice as fast.
+    time, so that what is read stays in the cache, and all frames of a point in one product: each twice as fast.
     """
     together = max(POSITIONS_AT_ONCE // xy.shape[1], 1) if xy.device.type == "cpu" else xy.shape[2]
-    groups = zip(xy.split(together, dim=2), support.split(together, dim=1), strict=True)
-    return torch.cat([_correlation_of_some(maps, some, around, radius, outside) for some, around in groups], dim=2)
+    groups = zip(xy.transpose(1, 2).split(together, dim=1), support.split(together, dim=1), strict=True)
+    volumes = [_correlation_of_some(maps, some, around, radius, outside) for some, around in groups]
+    return torch.cat(volumes, dim=1).transpose(1, 2)
 
 
 def _correlation_of_some(
     maps: Float[Tensor, "B T h w C"],
-    xy: Float[Tensor, "B T N 2"],
+    xy: Float[Tensor, "B N T 2"],
     support: Float[Tensor, "B N S S C"],
     radius: int,
     outside: Outside,
-) -> Float[Tensor, "B T N P P S S"]:
-    B, T, N, _ = xy.shape
-    frame = torch.arange(T, device=xy.device).repeat_interleave(N).expand(B, -1)  # (B, T*N)
-    pixels, fraction = neighbourhood(maps, frame, xy.reshape(B, T * N, 2), radius)
+) -> Float[Tensor, "B N T P P S S"]:
+    B, N, T, _ = xy.shape
+    frame = torch.arange(T, device=xy.device).repeat(N).expand(B, -1)  # (B, N*T)
+    pixels, fraction = neighbourhood(maps, frame, xy.reshape(B, N * T, 2), radius)
     width = pixels.shape[2]
-    pixels = pixels.view(B, T, N, width * width, maps.shape[-1])
-    products = pixels @ support.flatten(2, 3).transpose(-1, -2)[:, None].to(pixels.dtype)  # (B, T, N, X*Y, S*S)
-    products = products.unflatten(3, (width, width))
+    pixels = pixels.view(B, N, T * width * width, maps.shape[-1])
+    products = pixels @ support.flatten(2, 3).transpose(-1, -2).to(pixels.dtype)  # (B, N, T*X*Y, S*S)
+    products = products.unflatten(2, (T, width, width))
     if outside == "zero":
         products = products * _inside(xy, (maps.shape[3], maps.shape[2]), radius)[..., None]
-    volume = blend(products, fraction.view(B, T, N, 2).to(products.dtype))
-    return volume.unflatten(-1, support.shape[2:4])  # (B, T, N, P, P, S, S)
+    volume = blend(products, fraction.view(B, N, T, 2).to(products.dtype))
+    return volume.unflatten(-1, support.shape[2:4])
 
 
 def _inside(xy: Float[Tensor, "*A 2"], size: tuple[int, int], radius: int) -> Bool[Tensor, "*A X Y"]:
