@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pointloom import cli, open_video, write_video
+from pointloom.datasets.pool import write_clip
 from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,11 @@ CLIP = "markers/desk_cam3"  # one of the clips that the page speaks of, instead 
 SHORTER = {  # options that the page leaves out
     "track": "-o somewhere",
     "bench": "--points 4 --frames 4 --size 64x64 --repeats 1 --warm-up 0",
+    "synth": "--clips 1 --frames 2 --width 64 --height 48",
+    "train": "steps=1 processes=1 start_from=null validation=null 'data.sources=[{folder: cache/pool}]' "
+    "data.frames=[8,8] data.points=8",
 }
+WEDGE = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
 
 
 def blocks(language: str) -> list[str]:
@@ -37,8 +42,15 @@ COMMANDS = [
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what the examples on the page take for granted."""
-    frames = make_clip(LayeredConfig(size=SIZE, frames=FRAMES, tracks=8), TextureBank.procedural(count=2), 1).frames
+    clip = make_clip(LayeredConfig(size=SIZE, frames=FRAMES, tracks=16), TextureBank.procedural(count=2), 1)
+    frames = clip.frames
     write_video(tmp_path / "clip.mp4", frames, fps=25)
+    write_clip(tmp_path / "cache/pool", clip)
+    for name in ("PHOTOS", "OBJ_FILES"):
+        (tmp_path / name).mkdir()
+    cv2.imwrite(str(tmp_path / "PHOTOS/photo.jpg"), frames[0])
+    (tmp_path / "OBJ_FILES/wedge.obj").write_text(WEDGE)
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     (tmp_path / "joints.csv").write_text("frame,x,y\n0,20,30\n3,40,50\n")
     (tmp_path / "shot").mkdir()
     for i, frame in enumerate(frames[:6]):

@@ -30,7 +30,7 @@ SCORES = (
     Score("pool:held", "aj", 56.2, "pointloom-1", 32),
     Score("clips:animals", "aj", 23.5, "pointloom-1", 3),
 )
-SPEED = Speed(12.34, 256, 48, (640, 360), "Linux, 2 cores, cpu")
+SPEED = Speed(12.34, 256, 48, (640, 360), "Linux, 2 cores, cpu, float32")
 
 
 def listed(path: Path, about: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> ModelRow:
@@ -53,7 +53,7 @@ def test_scores_and_speed_are_read_from_the_header_of_the_weights(
         "    for a test. In the package",
         "    pool:held: delta_avg 68.0, AJ 56.2 (pointloom-1, 32 videos)",
         "    clips:animals: AJ 23.5 (pointloom-1, 3 videos)",
-        "    12.3 us per frame and point (256 points, 48 frames of 640 x 360; Linux, 2 cores, cpu)",
+        "    12.3 us per frame and point (256 points, 48 frames of 640 x 360; Linux, 2 cores, cpu, float32)",
     ]
 
 
@@ -138,7 +138,7 @@ def test_the_first_case_of_a_benchmark_tells_the_speed() -> None:
         }
         for name, us in (("lucas-kanade", 1.0), ("tiny", 12.34), ("tiny", 99.0))
     ]
-    result = {"rows": rows, "run": {"machine": "Linux", "cores": 2, "device": "cpu"}}
+    result = {"rows": rows, "run": {"machine": "Linux", "cores": 2, "device": "cpu", "precision": "float32"}}
     assert speed_of("tiny", json.loads(json.dumps(result))) == SPEED
     with pytest.raises(OptionError, match="'tinny' was not measured, only lucas-kanade, tiny"):
         speed_of("tinny", result)

@@ -193,7 +193,8 @@ def test_all_parameters_learn(video: torch.Tensor, queries: torch.Tensor) -> Non
     features = model.encode(video)
     estimates = list(model.iterate(features, model.describe(features, queries)))
     sum(e.xy.sum() + e.visibility_logit.sum() + e.confidence_logit.sum() for e in estimates).backward()
-    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
+    unmoved = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
+    assert unmoved <= {"torch_cost_volume_track_mods.hid2.bias"}  # shifts all that one softmax sees: mere rounding
 
 
 # ---- causal
