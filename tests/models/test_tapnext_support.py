@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from golden_cases import FOLDER
-from pointloom.models.tapnext import grid_points, support_points
+from pointloom.models.tapnext_support import grid_points, support_points
 
 
 @pytest.fixture(scope="module")

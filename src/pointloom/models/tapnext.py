@@ -56,9 +56,6 @@ TEMPERATURE = 2.0  # of the logits where a position is read
 NEAR_BINS = 20  # on each side of the best one that count
 CERTAIN_BINS = 8  # distance from the position within which the probability counts as confidence
 
-SUPPORT_POINTS = 64  # for each point
-SUPPORT_RADIUS = 32.0  # pixels of the frame that the network sees
-
 FRAMES_AT_ONCE = 8  # bounds memory, changes nothing
 
 Size = tuple[int, int]  # (height, width) in this file
@@ -615,38 +612,6 @@ def initialise(model: TapNext, seed: int) -> None:
             elif isinstance(module, SelfAttention):
                 nn.init.xavier_uniform_(module.in_proj_weight)
                 nn.init.zeros_(module.in_proj_bias)
-
-
-# ------------------------------------------------------------------------------------------------------ support points
-
-
-def grid_points(count: int, size: tuple[float, float]) -> Float[Tensor, "N 2"]:
-    """Centres of the first `count` cells of a grid over (width, height), x first, with cells as square as they can be.
-
-    Positions are raster: the grid begins at (0, 0).
-    """
-    width, height = size
-    columns = max(1, round((count * width / height) ** 0.5))
-    rows = max(1, -(-count // columns))
-    y, x = torch.meshgrid(
-        (torch.arange(rows) + 0.5) * (height / rows), (torch.arange(columns) + 0.5) * (width / columns), indexing="ij"
-    )
-    return torch.stack([x, y], dim=-1).flatten(0, 1)[:count]  # (N, 2)
-
-
-def support_points(
-    xy: Float[Tensor, "N 2"], size: tuple[int, int], seen: int, *, count: int = SUPPORT_POINTS
-) -> Float[Tensor, "M 2"]:
-    """Points around each of `xy`, to be tracked with them and dropped: `count` for the first one, then for the next.
-
-    They reach 32 pixels to each side in frames as the network sees them, of `seen` x `seen`. Positions are raster
-    pixels of a frame of `size` (width, height), and stay in it. After what TAPNext++ did for VOTS.
-    """
-    width, height = size
-    radius = (SUPPORT_RADIUS * width / seen, SUPPORT_RADIUS * height / seen)
-    grid = grid_points(count, (2 * radius[0], 2 * radius[1])) - torch.tensor(radius)
-    around = (xy[:, None] + grid.to(xy)).flatten(0, 1)
-    return around.clamp(min=torch.zeros(2).to(xy), max=torch.tensor([width - 1.0, height - 1.0]).to(xy))
 
 
 # ------------------------------------------------------------------------------------------------- the released files
