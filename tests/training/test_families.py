@@ -177,6 +177,16 @@ def test_a_frozen_encoder_gets_no_gradients(family: str, pool: str) -> None:
     assert frozen == {name for name, _ in objective.named_parameters() if name.startswith(encoder)}
 
 
+def test_a_recipe_chooses_the_penalty_of_distances(pool: str) -> None:
+    model = starting_model(recipe("tapir", pool, 1))
+    far = torch.tensor([10.0])
+    costs = [
+        float(tracking_objective(model, replace(DRIVEN["tapir"], penalty=penalty), encoder_frozen=False).penalty(far))
+        for penalty in ("huber", "charbonnier")
+    ]
+    assert costs == pytest.approx([4 * (10 - 2), 9.51], abs=0.01)  # TAPIR's turns at 4 px
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_recipe_of_the_repository_suits_its_model(family: str) -> None:
     found = load_recipe(RECIPES / f"tiny_{family}.yaml")

@@ -75,3 +75,11 @@ def test_visibility_counts_where_the_truth_is_known_alone(case: Case) -> None:
     losses = tapir_losses(estimate_of(*predicted), **truth(case), size=size(case), known=known)
     (gradient,) = torch.autograd.grad(losses["visibility"], [predicted[1]])
     assert torch.equal(gradient != 0, known)
+
+
+def test_another_penalty_takes_the_place_of_hubers(case: Case) -> None:
+    known = torch.ones(frames_first(case, "mask").shape, dtype=torch.bool)
+    of_one = tapir_losses(
+        estimate_of(*parameters(case)), **truth(case), size=size(case), known=known, penalty=torch.ones_like
+    )
+    assert float(of_one["position"]) == pytest.approx(float(truth(case)["visible"].double().mean()))

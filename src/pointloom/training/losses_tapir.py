@@ -22,10 +22,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pointloom.models.base import Estimate
+from pointloom.training.losses import Penalty, huber
 
 SIDE = 256  # of the frame in whose pixels distances are counted
 HUBER_PX = 4.0  # where the penalty turns from squared to linear
 RIGHT_PX = 6.0  # from the truth a position is right up to here
+
+
+def tapir_huber(d: Float[Tensor, "*A"]) -> Float[Tensor, "*A"]:
+    """TAPIR's penalty of a distance."""
+    return huber(d, HUBER_PX)
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,14 @@ def tapir_losses(
     size: tuple[int, int],
     known: Bool[Tensor, "B T N"] | None = None,
     weights: TapirLossWeights | None = None,
+    penalty: Penalty = tapir_huber,
 ) -> dict[str, Tensor]:
     """Return the parts `position`, `visibility`, `confidence`, without their weights, and the `total` with.
 
     They belong to one estimate; training sums the totals of all that `iterate` yields, the first one included. The
     truth `xy` is in pixels of a video of `size` (width, height). Where it is not `known` (None: it is everywhere) it
-    may be NaN and adds nothing, to a mean that is still over all points and frames.
+    may be NaN and adds nothing, to a mean that is still over all points and frames. Another `penalty` of distances may
+    take the place of Huber's.
     """
     weights = weights or TapirLossWeights()
     known = torch.ones_like(visible) if known is None else known
@@ -58,12 +66,11 @@ def tapir_losses(
     difference = (estimate.xy - xy).where(known[..., None], 0.0)
     square = (difference * unit).square().sum(-1)
     distance = (square + 1e-12).sqrt()  # so that its slope at zero is a number
-    huber = torch.where(distance < HUBER_PX, square / 2, HUBER_PX * (distance - HUBER_PX / 2))
     right = (square <= RIGHT_PX**2).to(square.dtype)
     doubt = F.binary_cross_entropy_with_logits(estimate.confidence_logit, right, reduction="none")
     mistake = F.binary_cross_entropy_with_logits(estimate.visibility_logit, visible.to(square.dtype), reduction="none")
     losses = {
-        "position": (known & visible).mul(huber).mean(),
+        "position": (known & visible).mul(penalty(distance)).mean(),
         "visibility": known.mul(mistake).mean(),
         "confidence": (known & visible).mul(doubt).mean(),
     }

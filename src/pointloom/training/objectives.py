@@ -25,8 +25,8 @@ from pointloom.models.tapir import Tapir
 from pointloom.models.zoo import family_of
 from pointloom.tracking.windows import WindowResult, walk
 from pointloom.training.batches import PairBatch, TrackBatch
-from pointloom.training.losses import LossWeights, charbonnier, from_query_on, huber, tracking_losses
-from pointloom.training.losses_tapir import TapirLossWeights, tapir_losses
+from pointloom.training.losses import LossWeights, Penalty, charbonnier, from_query_on, huber, tracking_losses
+from pointloom.training.losses_tapir import TapirLossWeights, tapir_huber, tapir_losses
 from pointloom.training.matching import MatchingLoss, first_estimate_loss
 from pointloom.training.parts import in_encoder
 from pointloom.training.recipe import TrackingRecipe
@@ -68,6 +68,8 @@ def matching_loss(model: Model) -> MatchingLoss:
 class TrackingObjective(nn.Module, ABC):
     """The whole tracker, on clips: as one window, or unrolled over several."""
 
+    huber: Penalty = staticmethod(huber)
+
     def __init__(self, model: Model, recipe: TrackingRecipe, *, encoder_frozen: bool) -> None:
         super().__init__()
         self.model = model
@@ -78,6 +80,10 @@ class TrackingObjective(nn.Module, ABC):
                 parameter.requires_grad_(not encoder_frozen)
         if recipe.recomputed:
             recompute_activations(model)
+
+    def penalty(self, d: Tensor) -> Tensor:
+        """What an error of position costs where the point is seen."""
+        return self.huber(d) if self.recipe.penalty == "huber" else charbonnier(d, self.recipe.charbonnier_px)
 
     @abstractmethod
     def losses_of(
@@ -174,10 +180,6 @@ class CoTracker3Objective(TrackingObjective):
                 losses.append(sum(parts.values(), torch.zeros(())))
         return torch.stack(losses).mean() if losses else features.maps[0].sum() * 0
 
-    def penalty(self, d: Tensor) -> Tensor:
-        """What an error of position costs where the point is seen."""
-        return huber(d) if self.recipe.penalty == "huber" else charbonnier(d, self.recipe.charbonnier_px)
-
 
 class CoTracker2Objective(CoTracker3Objective):
     """Windows of the length that the model is made for, forwards; a shorter clip is padded by its last frame.
@@ -219,6 +221,7 @@ class TapirObjective(TrackingObjective):
     """
 
     model: Tapir
+    huber = staticmethod(tapir_huber)
 
     def __init__(self, model: Model, recipe: TrackingRecipe, *, encoder_frozen: bool) -> None:
         if (recipe.windowed, recipe.jittered) != (0, 0):
@@ -237,7 +240,13 @@ class TapirObjective(TrackingObjective):
         (window,) = windows
         of_estimates = [
             tapir_losses(
-                estimate, xy=clip.xy, visible=clip.visible, size=(width, height), known=counted, weights=weights
+                estimate,
+                xy=clip.xy,
+                visible=clip.visible,
+                size=(width, height),
+                known=counted,
+                weights=weights,
+                penalty=self.penalty,
             )
             for estimate in window.estimates
         ]
