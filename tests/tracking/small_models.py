@@ -33,7 +33,7 @@ ALONE = CoTracker3Config(
     virtual_tracks=0,
     space_attention=False,
 )
-TOGETHER = replace(ALONE, virtual_tracks=4, space_attention=True, time_depth=2, space_depth=2)
+TOGETHER = replace(ALONE, virtual_tracks=4, space_attention=True, time_depth=2, space_depth=2, recent=True)
 
 
 def small_model(config: CoTracker3Config = ALONE, seed: int = 0) -> CoTracker3:

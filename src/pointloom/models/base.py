@@ -140,7 +140,7 @@ class PointFeatures:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a causal model remembers of the frames before: tensors and nothing else. `Memory()` is the beginning.
+    """What a model remembers of the frames before: tensors and nothing else. `Memory()` is the beginning.
 
     points  one row a point, (B, N, ...); a row of zeros remembers nothing
     shared  what belongs to no single point, (B, ...)
@@ -170,8 +170,8 @@ class Estimate:
     xy                pixels of the video
     visibility_logit  the logistic function of it is the probability that the point can be seen
     confidence_logit  the logistic function of it is the probability that the position is right
-    memory            what a causal model remembers after the last of these frames. None: the model was not driven
-                      causally, or this is no whole run of frames
+    memory            what the model remembers after the last of these frames. None: nothing, or this is no whole run of
+                      frames
     """
 
     xy: Float[Tensor, "B T N 2"]
@@ -213,6 +213,11 @@ class Estimate:
             torch.where(mask, self.visibility_logit, other.visibility_logit),
             torch.where(mask, self.confidence_logit, other.confidence_logit),
         )
+
+    def with_points(self, queries: Float[Tensor, "B K 3"]) -> Estimate:
+        """Add points that are at their queries in every frame, and of which nothing is remembered."""
+        joined = Estimate.join([self, Estimate.at_queries(queries, self.xy.shape[1])], axis="points")
+        return replace(joined, memory=None if self.memory is None else self.memory.extended(joined.xy.shape[2]))
 
     def select(self, index: Tensor | slice) -> Estimate:
         """Return some of the points, and what is remembered of them."""

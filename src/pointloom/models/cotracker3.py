@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from pointloom.errors import OptionError
-from pointloom.models.base import Estimate, FrameFeatures, Mode, Model, ModelInfo, PointFeatures
+from pointloom.models.base import Estimate, FrameFeatures, Memory, Mode, Model, ModelInfo, PointFeatures
 from pointloom.models.encoders import ResidualBlock, ResidualEncoder, ResizeRule, Resizing, instance_norm
 from pointloom.models.layers import (
     Mlp,
@@ -46,6 +46,8 @@ from pointloom.models.layers import (
 DISPLACEMENT_FREQUENCIES = 10
 PEAK_NUMBERS = 4  # mean x, mean y, largest probability, largest similarity
 PEAK_TEMPERATURE = 20.0
+RECENT_SHARE = 0.3  # before training
+RECENT_FRAMES = 8  # of a window, at most, in which is looked at a point
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class CoTracker3Config:
     correlation_hidden: int = 384
     correlation_width: int = 256
     peaks: bool = False  # adds where each level's correlation peaks to the token (not in the paper)
+    recent: bool = False  # mixes how a point looks lately into how its query looks (not in the paper)
 
     # transformer
     hidden: int = 384
@@ -223,6 +226,8 @@ class CoTracker3(Model):
             virtual_tracks=config.virtual_tracks,
         )
         self.corr_mlp = Mlp(config.volume_width, config.correlation_hidden, config.correlation_width, "none")
+        if config.recent:
+            self.recent_share = nn.Parameter(torch.full((config.all_levels,), RECENT_SHARE).logit())
 
     @property
     def info(self) -> ModelInfo:
@@ -292,22 +297,70 @@ class CoTracker3(Model):
         iterations: int | None = None,
         attended: Bool[Tensor, "B T N"] | None = None,
     ) -> Iterator[Estimate]:
-        """Refine an estimate step by step. Gradients of positions are cut between steps, those of logits are not."""
+        """Refine an estimate step by step. Gradients of positions are cut between steps, those of logits are not.
+
+        With `recent`, what is remembered is how each point looks lately. It is brought up to date before the last step.
+        """
         start = prior or Estimate.at_queries(points.queries, len(features))
         cells = self.resizing.to_cells(start.xy, features.size)
         visibility, confidence = start.visibility_logit, start.confidence_logit
-        support = points.support
-        if points.reached is not None:
-            support = tuple(s * points.reached[..., None, None, None] for s in support)
+        memory = start.memory
+        support = self._support(points, memory)
         looked_at = None if attended is None else attended[:, :, None]  # (B, T, 1, N)
-        for _ in range(self.config.iterations if iterations is None else iterations):
+        iterations = self.config.iterations if iterations is None else iterations
+        for iteration in range(iterations):
             cells = cells.detach()
+            if self.config.recent and 0 < iteration == iterations - 1:
+                memory = self._remembered(features, points, memory, cells, visibility.detach(), confidence.detach())
+                support = self._support(points, memory)
             tokens = self.tokens(features.maps, support, cells, visibility, confidence)
             delta = self.updateformer(tokens, looked_at=looked_at).transpose(1, 2).to(cells.dtype)  # (B, T, N, 4)
             cells = cells + delta[..., :2]
             visibility = visibility + delta[..., 2]
             confidence = confidence + delta[..., 3]
-            yield Estimate(self.resizing.to_pixels(cells, features.size), visibility, confidence)
+            yield Estimate(self.resizing.to_pixels(cells, features.size), visibility, confidence, memory)
+
+    def _support(self, points: PointFeatures, memory: Memory | None) -> list[Float[Tensor, "B N S S _C"]]:
+        """Return what is correlated with the maps: nothing for a point that is not reached yet."""
+        support = list(points.support)
+        if memory is not None and memory.points:
+            for level, (share, direction) in enumerate(zip(self.recent_share.sigmoid(), memory.points, strict=True)):
+                at_query = support[level]
+                recent = direction * at_query.norm(dim=-1, keepdim=True)
+                known = direction.any(dim=-1, keepdim=True)
+                support[level] = torch.where(known, torch.lerp(at_query, recent, share.to(recent.dtype)), at_query)
+        if points.reached is not None:
+            support = [s * points.reached[..., None, None, None] for s in support]
+        return support
+
+    def _remembered(
+        self,
+        features: FrameFeatures,
+        points: PointFeatures,
+        before: Memory | None,
+        cells: Float[Tensor, "B T N 2"],
+        visibility: Float[Tensor, "B T N"],
+        confidence: Float[Tensor, "B T N"],
+    ) -> Memory:
+        """How each point looks lately, at every level: the mean direction of its patches in some of these frames.
+
+        A frame counts as far as the point is seen in it, and what was remembered before counts as much as one frame, so
+        that it is lost only when something takes its place.
+        """
+        N, T = len(points), len(features)
+        chosen = torch.arange(0, T, -(-T // RECENT_FRAMES), device=cells.device)  # (F,)
+        begun = points.frame[:, None] <= features.start + chosen[:, None]  # (B, F, N)
+        weight = (visibility.sigmoid() * confidence.sigmoid())[:, chosen] * begun
+        at = cells[:, chosen].flatten(1, 2)  # (B, F*N, 2)
+        frame = chosen.repeat_interleave(N).expand(len(cells), -1)
+        recent = []
+        for level, (level_map, scale) in enumerate(zip(features.maps, self._level_scales(), strict=True)):
+            patches = sample_patches(level_map, frame, at * scale, self.config.support_radius).unflatten(1, (-1, N))
+            total = (weight[..., None, None, None] * patches).sum(1)
+            if before is not None and before.points:
+                total = total + before.points[level]
+            recent.append(unit_length(total))
+        return Memory(tuple(recent))
 
     def tokens(
         self,

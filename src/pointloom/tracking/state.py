@@ -67,19 +67,13 @@ class WalkState:
             return self
         queries = self.waiting[arrived][None]
         points = model.describe(features, queries)
-        previous = self.previous
-        if previous is not None:
-            begin = Estimate.at_queries(queries, previous.xy.shape[1])
-            joined = Estimate.join([previous, begin], axis="points")
-            memory = None if previous.memory is None else previous.memory.extended(joined.xy.shape[2])
-            previous = replace(joined, memory=memory)
         here = arrived.cpu()
         return WalkState(
             self.waiting_ids[~here],
             self.waiting[~arrived],
             torch.cat([self.ids, self.waiting_ids[here]]),
             points if self.points is None else PointFeatures.join([self.points, points]),
-            previous,
+            None if self.previous is None else self.previous.with_points(queries),
         )
 
 
@@ -124,4 +118,4 @@ def _with_waiting(
     unknown = replace(model.describe(features, in_sight), queries=queries)
     reached = torch.arange(len(state.points) + len(unknown), device=queries.device) < len(state.points)
     everyone = replace(PointFeatures.join([state.points, unknown]), reached=reached[None])
-    return everyone, Estimate.join([prior, Estimate.at_queries(queries, len(features))], axis="points")
+    return everyone, prior.with_points(queries)

@@ -47,17 +47,17 @@ def window_starts(frames: int, window: int, step: int) -> list[int]:
 def carried(previous: Estimate | None, points: PointFeatures, start: int, window: int, step: int) -> Estimate:
     """Return where the window at `start` begins, given the result of the one before it (which began `step` earlier).
 
-    A window that begins where the one before it ends takes over what is remembered, and nothing else.
+    What is remembered is taken over, and the estimates of the frames that both have.
     """
     fresh = Estimate.at_queries(points.queries, window)
     if previous is None:
         return fresh
     overlap = previous.xy.shape[1] - step
-    if overlap <= 0:
-        return replace(fresh, memory=previous.memory)
-    handed_on = previous.frames(step, step + overlap).extended(window)
-    tracked_already = points.frame < start + overlap
-    return handed_on.where(tracked_already, fresh)
+    if overlap > 0:
+        handed_on = previous.frames(step, step + overlap).extended(window)
+        tracked_already = points.frame < start + overlap
+        fresh = handed_on.where(tracked_already, fresh)
+    return replace(fresh, memory=previous.memory)
 
 
 def attended_frames(points: PointFeatures, start: int, window: int) -> Bool[Tensor, "B T N"]:
