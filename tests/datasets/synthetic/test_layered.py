@@ -171,8 +171,9 @@ def test_a_point_is_not_hidden_by_what_is_behind_it():
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_points_are_visible_where_the_layer_they_are_on_is_in_front(textures, seed):
-    config = replace(SMALL, wear=0.0, objects=(4, 8))
+@pytest.mark.parametrize(("figures", "wrong"), [(0.0, 0.0), (1.0, 0.01)], ids=["objects", "limbs down to a pixel thin"])
+def test_points_are_visible_where_the_layer_they_are_on_is_in_front(textures, seed, figures, wrong):
+    config = replace(SMALL, wear=0.0, objects=(4, 8), figures=figures)
     rng = np.random.default_rng(seed)
     drawn = random_scene(rng, textures, config)
     _, owners = paint(drawn, range(config.frames))
@@ -192,8 +193,8 @@ def test_points_are_visible_where_the_layer_they_are_on_is_in_front(textures, se
     )
     own = np.array([row[seen].max(initial=-1) for row, seen in zip(front, clear & visible, strict=True)])
     known = (own >= 0)[:, None] & clear
-    assert (front == own[:, None])[known & visible].all()
-    assert (front > own[:, None])[known & ~visible].all()
+    agrees = np.where(visible, front == own[:, None], front > own[:, None])
+    assert (~agrees)[known].mean() <= wrong
     assert (known & visible).sum() > 500
 
 
@@ -243,7 +244,7 @@ def test_some_points_are_not_yet_seen_in_the_first_frame(textures):
 
 def test_a_scene_holds_as_many_objects_as_asked(textures):
     for seed in range(10):
-        layers = random_scene(np.random.default_rng(seed), textures, replace(SMALL, objects=(3, 5))).layers
+        layers = random_scene(np.random.default_rng(seed), textures, replace(SMALL, objects=(3, 5), figures=0)).layers
         assert 1 + 3 <= sum(layer.opaque for layer in layers) <= 1 + 5 + 1  # at times something large sweeps across
         (only,) = random_scene(np.random.default_rng(seed), textures, replace(SMALL, objects=(0, 0), wear=0.0)).layers
         assert only.endless

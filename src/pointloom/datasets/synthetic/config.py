@@ -20,6 +20,7 @@ class LayeredConfig:
     turning        factor for rotation, zoom and tilt: at 1 cameras and objects turn by up to 180 degrees and change
                    their size up to threefold within a second
     objects        number of objects
+    figures        share of the objects that are jointed figures, whose limbs swing
     still_cameras  share of the clips whose camera does not move at all
     wear           strength of blur, noise, compression and changes of light, 0 to 1
     """
@@ -30,6 +31,7 @@ class LayeredConfig:
     difficulty: tuple[float, float] = (0.1, 1.0)
     turning: tuple[float, float] = (0.0, 1.0)
     objects: tuple[int, int] = (3, 12)
+    figures: float = 0.2
     still_cameras: float = 0.2
     wear: float = 1.0
 
@@ -45,6 +47,10 @@ class LayeredConfig:
                 raise OptionError(f"{name} must be (lowest, highest) with 0 <= lowest <= highest, got {pair}.")
         if self.turning[1] > 1:
             raise OptionError(f"turning must lie in 0..1, got {self.turning}. At 1, cameras already turn upside down.")
-        for name, share in (("still_cameras", self.still_cameras), ("wear", self.wear)):
+        for name, share in (
+            ("figures", self.figures),
+            ("still_cameras", self.still_cameras),
+            ("wear", self.wear),
+        ):
             if not 0 <= share <= 1:
                 raise OptionError(f"{name} must lie in 0..1, got {share}.")

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from pointloom.datasets.synthetic.config import LayeredConfig
+from pointloom.datasets.synthetic.figures import random_figure
 from pointloom.datasets.synthetic.layers import Layer, Ripple, enlarging
 from pointloom.datasets.synthetic.motion import Homographies, card, drive, local_scale, shift
 from pointloom.datasets.synthetic.movement import (
@@ -20,7 +21,7 @@ from pointloom.datasets.synthetic.movement import (
     still_camera,
     sweep,
 )
-from pointloom.datasets.synthetic.shapes import random_mask
+from pointloom.datasets.synthetic.shapes import random_mask, rounded_mask
 from pointloom.datasets.synthetic.textures import (
     BACKGROUND_MIX,
     OBJECT_MIX,
@@ -37,6 +38,7 @@ COARSE_SHARE, COARSE, FINE = 0.65, (0.6, 0.95), (1.2, 1.5)  # of those, and the 
 SHUTTER_SHARE, SHUTTER = 0.5, (0.3, 1.0)  # clips with motion blur, and its length in frames
 
 SMALL_SHARE, SMALL_PX, COMMON_PX = 0.35, (8.0, 26.0), (28.0, 130.0)  # diameters in frames 256 pixels wide
+FIGURE_PX, OTHER_COVER_SHARE, TRUNK_KINDS = (40.0, 180.0), 0.4, ("ellipse", "box", "blob")
 SWEEP_SHARE, SWEEP_PX = 0.25, (100.0, 200.0)
 LOOKALIKE_SHARE, ALIKE_SHARE, LOOKALIKE_TEXTURE = 0.25, 0.6, 128  # clips, objects of those, pixels
 CAMOUFLAGE_SHARE = 0.1  # objects cut out of the background's own photo
@@ -75,6 +77,9 @@ def random_scene(rng: np.random.Generator, textures: TextureBank, config: Layere
     lookalike = _sticker(rng, textures.pick(rng), (side, side)) if rng.random() < LOOKALIKE_SHARE else None
     for _ in range(int(rng.integers(config.objects[0], config.objects[1] + 1))):
         diameter = _log_uniform(rng, SMALL_PX if rng.random() < SMALL_SHARE else COMMON_PX)
+        if config.figures and rng.random() < config.figures:
+            layers += _figure(rng, textures, camera, terms)
+            continue
         motion = object_motion(rng, camera, terms, diameter)
         cover = photo if rng.random() < CAMOUFLAGE_SHARE else textures.pick(rng)
         if lookalike is not None and rng.random() < ALIKE_SHARE:
@@ -128,6 +133,26 @@ def _object(
     return [*shadow, layer]
 
 
+def _figure(rng: np.random.Generator, textures: TextureBank, camera: Homographies, terms: Terms) -> list[Layer]:
+    """A jointed figure: pieces that look alike are covered with the same texture."""
+    diameter = _log_uniform(rng, FIGURE_PX)
+    motion = object_motion(rng, camera, terms, diameter)
+    photo = textures.pick(rng)
+    stickers: dict[int, Sticker] = {}
+    layers = []
+    for part in random_figure(rng, terms.frames, diameter * terms.unit):
+        maps = motion.maps @ part.maps
+        size, _ = _texture_size(*part.size, maps, terms)
+        if part.cover not in stickers:
+            other = textures.pick(rng) if rng.random() < OTHER_COVER_SHARE else photo
+            mask = random_mask(rng, *size, kinds=TRUNK_KINDS) if part.trunk else rounded_mask(*size)
+            stickers[part.cover] = _maybe_defocused(rng, np.dstack([_cover(rng, other, size), mask]), terms)
+        sticker = stickers[part.cover]
+        density = sticker.shape[1] / part.size[0], sticker.shape[0] / part.size[1]
+        layers.append(Layer(sticker, maps @ _centred(sticker.shape[1::-1], density), motion.gain, terms.view))
+    return layers
+
+
 def _texture_size(
     width: float, height: float, maps: Homographies, terms: Terms
 ) -> tuple[tuple[int, int], tuple[float, float]]:
@@ -140,12 +165,17 @@ def _texture_size(
 
 def _sticker(rng: np.random.Generator, photo: Photo, size: tuple[int, int]) -> Sticker:
     """A texture cut to a random shape."""
+    return np.dstack([_cover(rng, photo, size), random_mask(rng, *size)])
+
+
+def _cover(rng: np.random.Generator, photo: Photo, size: tuple[int, int]) -> Photo:
+    """A texture for an object, in other colours or not."""
     texture = random_texture(rng, photo, size, coverage=rng.uniform(1.0, 3.5), mix=OBJECT_MIX)
     if rng.random() < RECOLOURED_SHARE:
         contrast, colour = rng.uniform(0.6, 1.4), rng.uniform(-40, 40, 3)
         curve = 128 + (np.arange(256)[:, None] - 128) * contrast + colour
         texture = cv2.LUT(texture, np.clip(curve, 0, 255).astype(np.uint8)[None])
-    return np.dstack([texture, random_mask(rng, *size)])
+    return texture
 
 
 def _maybe_defocused(rng: np.random.Generator, texture: np.ndarray, terms: Terms) -> np.ndarray:

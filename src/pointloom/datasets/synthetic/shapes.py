@@ -5,6 +5,8 @@ A mask is drawn larger than needed and shrunk, so that its border pixels hold th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -16,22 +18,40 @@ KINDS = ("ellipse", "box", "polygon", "blob", "fence")
 KIND_SHARES = (0.22, 0.26, 0.2, 0.26, 0.06)
 
 
-def random_mask(rng: np.random.Generator, width: int, height: int) -> UInt8[np.ndarray, "height width"]:
-    """A random shape that fills the given size: 255 inside, 0 outside."""
-    kind = rng.choice(KINDS, p=KIND_SHARES)
+def random_mask(
+    rng: np.random.Generator, width: int, height: int, *, kinds: Sequence[str] = KINDS
+) -> UInt8[np.ndarray, "height width"]:
+    """A random shape, of one of some kinds, that fills the given size: 255 inside, 0 outside."""
+    shares = np.array([KIND_SHARES[KINDS.index(kind)] for kind in kinds])
+    kind = rng.choice(kinds, p=shares / shares.sum())
     outlines = _fence(rng) if kind == "fence" else [_OUTLINES[kind](rng)]
+    holes = []
+    if kind in ("blob", "ellipse") and rng.random() < HOLE_SHARE:
+        holes = [_blob(rng) * rng.uniform(0.15, 0.45) + rng.uniform(-0.35, 0.35, 2)]
+    return _filled(outlines, holes, width, height)
+
+
+def rounded_mask(width: int, height: int) -> UInt8[np.ndarray, "height width"]:
+    """A bar with round ends that fills the given size; an ellipse, if it is nearly as wide as long."""
+    x, y = _polar(np.ones(64), _circle(64)).T
+    across, along = max(width - 2 * MARGIN_PX, 1), max(height - 2 * MARGIN_PX, 1)
+    straight = max(1 - across / along, 0.0)
+    return _filled([np.stack([x, np.sign(y) * straight + (1 - straight) * y], axis=-1)], [], width, height)
+
+
+def _filled(
+    outlines: Sequence[Float[np.ndarray, "points 2"]],
+    holes: Sequence[Float[np.ndarray, "points 2"]],
+    width: int,
+    height: int,
+) -> UInt8[np.ndarray, "height width"]:
+    """Fill outlines in the unit square [-1, 1], which is spread over the given size."""
     inner = np.array([width - 2 * MARGIN_PX, height - 2 * MARGIN_PX], dtype=float)
     large = np.zeros((height * OVERSAMPLING, width * OVERSAMPLING), np.uint8)
-
-    def to_pixels(outline: Float[np.ndarray, "points 2"]) -> np.ndarray:
-        """Unit square [-1, 1] -> pixels of the large mask."""
-        return np.round(((outline + 1) / 2 * inner + MARGIN_PX) * OVERSAMPLING).astype(np.int32)
-
-    for outline in outlines:
-        cv2.fillPoly(large, [to_pixels(outline)], 255)
-    if kind in ("blob", "ellipse") and rng.random() < HOLE_SHARE:
-        hole = _blob(rng) * rng.uniform(0.15, 0.45) + rng.uniform(-0.35, 0.35, 2)
-        cv2.fillPoly(large, [to_pixels(hole)], 0)
+    for value, shapes in ((255, outlines), (0, holes)):
+        for shape in shapes:
+            pixels = ((shape + 1) / 2 * inner + MARGIN_PX) * OVERSAMPLING
+            cv2.fillPoly(large, [np.round(pixels).astype(np.int32)], value)
     return np.asarray(cv2.resize(large, (width, height), interpolation=cv2.INTER_AREA))
 
 
