@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -49,7 +51,7 @@ def test_pieces_hang_on_each_other_in_every_frame(anatomy, seed, monkeypatch):
     assert len(chains) == len(anatomy().limbs)
     for chain in chains:
         assert np.ptp(ends(chain[0])[0], axis=0).max() < 1e-9  # on the same place of the trunk
-        for upper, lower in zip(chain, chain[1:], strict=False):
+        for upper, lower in itertools.pairwise(chain):
             np.testing.assert_allclose(ends(upper)[1], ends(lower)[0], atol=1e-9)
 
 
