@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from pointloom.models.base import FrameFeatures
+from pointloom.models.cotracker2 import TINY as COTRACKER2_TINY
+from pointloom.models.cotracker2 import CoTracker2
 from pointloom.models.cotracker3 import TINY, CoTracker3
 from pointloom.models.layers import unit_length
 from pointloom.training.matching import MatchingLoss
@@ -45,6 +47,18 @@ def test_right_matches_cost_little_and_wrong_ones_much(loss: MatchingLoss) -> No
     assert right["match"] < 0.1
     assert wrong["match"] > 5
     assert right["place_fine"] < 0.25 * wrong["place_fine"]
+
+
+def test_features_of_any_length_are_told_apart_by_their_products() -> None:
+    """As CoTracker v2 correlates them: a long feature elsewhere takes the place of the right one."""
+    loss = MatchingLoss(CoTracker2(replace(COTRACKER2_TINY, channels=64)))
+    features = shifted_features()
+    maps = (8 * features.maps[1],)
+    right = loss(replace(features, maps=maps), POINTS, POINTS + SHIFT)["match"]
+    assert right < 0.1
+    louder = maps[0].clone()
+    louder[:, 1, :, :16] *= 40  # columns in which no point lies
+    assert loss(replace(features, maps=(louder,)), POINTS + 48, POINTS + 48 + SHIFT)["match"] > right + 1
 
 
 def test_a_target_between_two_cells_is_shared_by_them(loss: MatchingLoss) -> None:

@@ -18,10 +18,10 @@ from pointloom.geometry import resize_area
 from pointloom.models.base import FrameFeatures, PointFeatures
 from pointloom.models.cotracker2 import CoTracker2
 from pointloom.models.cotracker3 import CoTracker3
-from pointloom.models.layers import sample_patches, unit_length
+from pointloom.models.layers import sample_patches
 from pointloom.models.tapir import Tapir
 
-START_TEMPERATURE = 15.0
+START_TEMPERATURE = 15.0  # of features of length one
 WINDOW_RADIUS = 3  # cells
 SOFT_MEAN_PX = 0.25  # where the error of the soft mean turns from squared to absolute
 
@@ -29,16 +29,16 @@ SOFT_MEAN_PX = 0.25  # where the error of the soft mean turns from squared to ab
 class MatchingLoss(nn.Module):
     """Matching on the stride-4 map and, if there is one, placing on the finer map. The temperatures are learned.
 
-    Features are compared by their direction: those of CoTracker v2 are brought to unit length, those of CoTracker3 have
-    it already.
+    Features are compared as the model compares them, by their products: those of CoTracker3 have length one, those of
+    CoTracker v2 any length. Matched by direction alone, the latter find the right cell and their products do not.
     """
 
     def __init__(self, model: CoTracker2 | CoTracker3) -> None:
         super().__init__()
         self.fine = isinstance(model, CoTracker3) and model.config.fine_channels > 0
-        self.any_length = isinstance(model, CoTracker2)
         self.stride = model.config.stride
-        self.log_temperatures = nn.Parameter(torch.full((1 + self.fine,), math.log(START_TEMPERATURE)))
+        start = START_TEMPERATURE if isinstance(model, CoTracker3) else model.config.channels**-0.5
+        self.log_temperatures = nn.Parameter(torch.full((1 + self.fine,), math.log(start)))
 
     def forward(
         self, features: FrameFeatures, first: Float[Tensor, "B K 2"], second: Float[Tensor, "B K 2"]
@@ -57,8 +57,7 @@ class MatchingLoss(nn.Module):
 
     def coarse(self, maps: tuple[Float[Tensor, "B 2 _h _w _C"], ...]) -> Float[Tensor, "B 2 h w C"]:
         """Return the map on which cells are told apart."""
-        coarse = maps[1 if self.fine else 0]
-        return unit_length(coarse) if self.any_length else coarse
+        return maps[1 if self.fine else 0]
 
     @staticmethod
     def _points(maps: Float[Tensor, "B 2 h w C"], first: Float[Tensor, "B K 2"]) -> Float[Tensor, "B K C"]:
