@@ -53,7 +53,7 @@ def test_features_of_any_length_are_told_apart_by_their_products() -> None:
     """As CoTracker v2 correlates them: a long feature elsewhere takes the place of the right one."""
     loss = MatchingLoss(CoTracker2(replace(COTRACKER2_TINY, channels=64)))
     features = shifted_features()
-    maps = (8 * features.maps[1],)
+    maps = (12 * features.maps[1],)
     right = loss(replace(features, maps=maps), POINTS, POINTS + SHIFT)["match"]
     assert right < 0.1
     louder = maps[0].clone()
