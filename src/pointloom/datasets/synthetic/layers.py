@@ -107,7 +107,7 @@ class Layer:
         return self.endless or int(self.texture[..., 3].max()) >= COVERED
 
     @cached_property
-    def pyramid(self) -> list[UInt8[np.ndarray, "height width channels"]]:
+    def pyramid(self) -> list[UInt8[np.ndarray, "_height _width channels"]]:
         """The texture, premultiplied with its opacity, at half, quarter ... size."""
         level = self.texture
         if not self.endless:

@@ -21,16 +21,17 @@ from pointloom.datasets.synthetic.movement import (
     still_camera,
     sweep,
 )
+from pointloom.datasets.synthetic.patterns import Image
 from pointloom.datasets.synthetic.shapes import random_mask, rounded_mask
 from pointloom.datasets.synthetic.textures import (
     BACKGROUND_MIX,
     OBJECT_MIX,
+    Photo,
     TextureBank,
     random_texture,
     resize,
 )
 
-Photo = UInt8[np.ndarray, "h w 3"]
 Sticker = UInt8[np.ndarray, "height width 4"]
 
 RESIZED_SHARE = 0.4  # clips that are drawn at another size and resized, as most videos are
@@ -168,7 +169,7 @@ def _sticker(rng: np.random.Generator, photo: Photo, size: tuple[int, int]) -> S
     return np.dstack([_cover(rng, photo, size), random_mask(rng, *size)])
 
 
-def _cover(rng: np.random.Generator, photo: Photo, size: tuple[int, int]) -> Photo:
+def _cover(rng: np.random.Generator, photo: Photo, size: tuple[int, int]) -> Image:
     """A texture for an object, in other colours or not."""
     texture = random_texture(rng, photo, size, coverage=rng.uniform(1.0, 3.5), mix=OBJECT_MIX)
     if rng.random() < RECOLOURED_SHARE:
@@ -178,7 +179,9 @@ def _cover(rng: np.random.Generator, photo: Photo, size: tuple[int, int]) -> Pho
     return texture
 
 
-def _maybe_defocused(rng: np.random.Generator, texture: np.ndarray, terms: Terms) -> np.ndarray:
+def _maybe_defocused(
+    rng: np.random.Generator, texture: UInt8[np.ndarray, "height width channels"], terms: Terms
+) -> UInt8[np.ndarray, "height width channels"]:
     if rng.random() >= DEFOCUSED_SHARE * (terms.wear > 0):
         return texture
     sigma = rng.uniform(*DEFOCUS) * terms.wear * terms.unit

@@ -40,8 +40,8 @@ def rounded_mask(width: int, height: int) -> UInt8[np.ndarray, "height width"]:
 
 
 def _filled(
-    outlines: Sequence[Float[np.ndarray, "points 2"]],
-    holes: Sequence[Float[np.ndarray, "points 2"]],
+    outlines: Sequence[Float[np.ndarray, "_points 2"]],
+    holes: Sequence[Float[np.ndarray, "_points 2"]],
     width: int,
     height: int,
 ) -> UInt8[np.ndarray, "height width"]:

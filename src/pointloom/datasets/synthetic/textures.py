@@ -51,11 +51,13 @@ class TextureBank:
     another order give other clips for the same seed.
     """
 
-    def __init__(self, photos: Sequence[Photo]) -> None:
+    def __init__(self, photos: Sequence[np.ndarray]) -> None:
         """Check and shrink the photos."""
         if len(photos) == 0:
             raise OptionError("A texture bank needs at least one photo, got none. Use TextureBank.procedural().")
-        self.photos: tuple[Photo, ...] = tuple(_shrink(_checked(photo, i)) for i, photo in enumerate(photos))
+        self.photos: tuple[UInt8[np.ndarray, "_h _w 3"], ...] = tuple(
+            _shrink(_checked(photo, i)) for i, photo in enumerate(photos)
+        )
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> TextureBank:
@@ -119,7 +121,7 @@ def resize(
     return np.asarray(cv2.resize(image, (width, height), interpolation=method))
 
 
-def _checked(photo: Photo, index: int) -> Photo:
+def _checked(photo: np.ndarray, index: int) -> Photo:
     if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8:
         raise OptionError(
             f"Photo {index} has shape {photo.shape} and type {photo.dtype}. Give uint8 RGB images, (height, width, 3)."
