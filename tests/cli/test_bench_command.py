@@ -52,7 +52,20 @@ def test_it_prints_a_table(run, asked):
 def test_options_reach_the_measurements(run, asked):
     code, out, _ = run(
         *("--model", "tiny", "--points", 10, "--points", 30, "--frames", 20, "--size", "320x180"),
-        *("--repeats", 7, "--warm-up", 2, "--threads", 3, "--device", "cpu", "--precision", "bfloat16", "--json"),
+        *(
+            "--repeats",
+            7,
+            "--warm-up",
+            2,
+            "--threads",
+            3,
+            "--device",
+            "cpu",
+            "--precision",
+            "bfloat16",
+            "--json",
+            "--untrained",
+        ),
     )
     assert code == 0
     result = json.loads(out)
@@ -63,7 +76,7 @@ def test_options_reach_the_measurements(run, asked):
         ("tiny", 30, 320, 180),
     ]
     assert (result["run"]["measured"], result["run"]["warm_up"], result["run"]["threads"]) == (7, 2, 3)
-    assert all(call[5:7] == ("cpu", "bfloat16") for call in asked if call[0] == "measure")
+    assert all((*call[5:7], call[8]) == ("cpu", "bfloat16", True) for call in asked if call[0] == "measure")
     assert result["run"]["precision"] == "bfloat16"
 
 

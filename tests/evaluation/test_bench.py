@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pointloom.errors import OptionError, PointloomError
+from pointloom.errors import ModelError, OptionError, PointloomError
 from pointloom.evaluation import bench as module
 from pointloom.evaluation.bench import (
     BASELINE,
@@ -30,9 +30,10 @@ from pointloom.evaluation.bench import (
     peak_memory,
     write_case_video,
 )
+from pointloom.models import zoo
 from pointloom.models.zoo import save_weights
 from pointloom.video import open_video
-from tracking.small_models import small_model
+from tracking.small_models import ALONE, small_model
 
 SMALL = Case(5, 18, (80, 64))
 
@@ -191,6 +192,16 @@ def test_a_model_is_measured_in_the_precision_asked_for(video, weights, monkeypa
     measure(weights, video, SMALL, Repeats(0, 1), "cpu", "bfloat16", Ticking())
     measure(weights, video, SMALL, Repeats(0, 1), "cpu", "float32", Ticking())
     assert asked == [torch.bfloat16, None]
+
+
+def test_an_untrained_network_is_measured_as_well(video, monkeypatch):
+    monkeypatch.setitem(zoo.UNTRAINED, "small", ALONE)
+    measured = measure("small", video, SMALL, Repeats(0, 1), "cpu", "float32", Ticking(), untrained=True)
+    assert measured.stages["encode"] > 0
+    with pytest.raises(ModelError, match="no model is called 'small'"):
+        measure("small", video, SMALL, Repeats(0, 1), "cpu", "float32", Ticking())
+    result = bench(["small"], [SMALL], Repeats(0, 1), untrained=True, clock=Ticking(), run=here)
+    assert result["run"]["untrained"]
 
 
 def test_runs_before_the_measured_ones_do_not_count(video, weights):

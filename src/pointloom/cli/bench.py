@@ -27,6 +27,9 @@ def bench(
     precision: Annotated[
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Of layers and features; positions are float32.")
     ] = "float32",
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="With random weights, which are as fast: nothing is downloaded.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result for a program to read.")] = False,
 ) -> None:
     """Measure speed and memory, each beside Lucas-Kanade on the same video.
@@ -39,6 +42,8 @@ def bench(
       pointloom bench --model tiny
 
       pointloom bench --model tiny --model cotracker3-online --points 100 --frames 48 --size 640x360 --threads 2
+
+      pointloom bench --untrained --model tapir --model tapnext --frames 24 --repeats 1
     """
     from pointloom.cli.progress import progress_bar
     from pointloom.evaluation.bench import Repeats, format_table, one_at_a_time
@@ -53,6 +58,7 @@ def bench(
             Repeats(warm_up, repeats, threads),
             device=device,
             precision=precision,
+            untrained=untrained,
             progress=progress,
         )
     typer.echo(json.dumps(result) if as_json else format_table(result))

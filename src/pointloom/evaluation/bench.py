@@ -30,9 +30,10 @@ from jaxtyping import Float32, UInt8
 
 from pointloom.errors import OptionError, PointloomError
 from pointloom.evaluation.stages import STAGES, StageClock, TimedModel, TimedVideo
+from pointloom.models.base import Model
 from pointloom.models.catalogue import Speed
 from pointloom.models.classical import dis_flow, lucas_kanade
-from pointloom.models.zoo import load_model
+from pointloom.models.zoo import load_model, untrained_model
 from pointloom.queries import Queries
 from pointloom.queries.base import VideoLike, on_frame
 from pointloom.tracking.runner import DTYPES, Precision, choose_device
@@ -169,6 +170,7 @@ def bench(
     *,
     device: str = "auto",
     precision: Precision = "float32",
+    untrained: bool = False,
     clock: Clock = perf_counter,
     run: Callable[..., Any] | None = None,
     progress: Callable[[float], None] | None = None,
@@ -176,7 +178,8 @@ def bench(
     """Measure models, and Lucas-Kanade before them, in every case. Returns what a file of results holds.
 
     `run(function, *arguments)` is where each measurement takes place: by default a new process. `progress` is called
-    with the share that is done, 0..1. Lucas-Kanade has no `precision` to choose.
+    with the share that is done, 0..1. Lucas-Kanade has no `precision` to choose. `untrained`: networks of named models
+    with random weights, which are as fast as any, so that nothing has to be downloaded.
     """
     run = run or in_new_process
     names = [BASELINE, *(name for name in models if name != BASELINE)]
@@ -187,14 +190,14 @@ def bench(
             run(write_case_video, video, case)
             baseline: Measurement | None = None
             for k, name in enumerate(names):
-                measured: Measurement = run(measure, name, video, case, repeats, device, precision, clock)
+                measured: Measurement = run(measure, name, video, case, repeats, device, precision, clock, untrained)
                 baseline = baseline or measured
                 rows.append(measured.row(baseline))
                 if progress is not None:
                     progress((done + (k + 1) / len(names)) / len(cases))
     return {
         "format": FILE_FORMAT,
-        "run": _circumstances(repeats, device, precision),
+        "run": _circumstances(repeats, device, precision, untrained),
         "baseline": BASELINE,
         "rows": rows,
     }
@@ -212,16 +215,18 @@ def in_new_process(function: Callable[P, R], *arguments: P.args, **options: P.kw
             ) from error
 
 
-def _circumstances(repeats: Repeats, device: str, precision: Precision) -> dict[str, Any]:
+def _circumstances(repeats: Repeats, device: str, precision: Precision, untrained: bool) -> dict[str, Any]:
     return {
         "pointloom": version("pointloom"),
         "torch": torch.__version__,
         "opencv": cv2.__version__,
         "python": platform.python_version(),
         "machine": platform.platform(),
+        "processor": f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}",
         "cores": os.cpu_count(),
         "device": str(choose_device(device)),
         "precision": precision,
+        "untrained": untrained,
         **asdict(repeats),
     }
 
@@ -232,7 +237,7 @@ def speed_of(model: str, result: dict[str, Any]) -> Speed:
     if row is None:
         raise OptionError(f"{model!r} was not measured, only {', '.join({row['model']: 0 for row in result['rows']})}.")
     run = result["run"]
-    machine = f"{run['machine']}, {run['cores']} cores, {run['device']}, {run['precision']}"
+    machine = f"{run['processor']}, {run['cores']} cores, {run['device']}, {run['precision']}"
     size = (row["width"], row["height"])
     return Speed(row["microseconds_per_frame_and_point"], row["points"], row["frames"], size, machine)
 
@@ -243,14 +248,25 @@ def speed_of(model: str, result: dict[str, Any]) -> Speed:
 
 
 def measure(
-    model: str, video: Path, case: Case, repeats: Repeats, device: str, precision: Precision, clock: Clock
+    model: str,
+    video: Path,
+    case: Case,
+    repeats: Repeats,
+    device: str,
+    precision: Precision,
+    clock: Clock,
+    untrained: bool = False,
 ) -> Measurement:
     """Run one tracker over a video, as often as asked. Memory is that of this process."""
     if repeats.threads is not None:
         torch.set_num_threads(repeats.threads)
         cv2.setNumThreads(repeats.threads)
     stages = StageClock(_waiting_for(choose_device(device), clock))
-    track = _classical(model, stages) if model in CLASSICAL else _learned(model, stages, device, precision)
+    if model in CLASSICAL:
+        track = _classical(model, stages)
+    else:
+        network = untrained_model(model) if untrained else load_model(model)
+        track = _learned(network, stages, device, precision)
     queries = case_queries(case)
     loaded = peak_memory()
     seconds: list[float] = []
@@ -279,8 +295,8 @@ def _classical(name: str, stages: StageClock) -> Track:
     return track
 
 
-def _learned(name: str, stages: StageClock, device: str, precision: Precision) -> Track:
-    tracker = Tracker(TimedModel(load_model(name), stages), device=device, dtype=DTYPES[precision])
+def _learned(model: Model, stages: StageClock, device: str, precision: Precision) -> Track:
+    tracker = Tracker(TimedModel(model, stages), device=device, dtype=DTYPES[precision])
 
     def track(video: VideoLike, queries: Float32[np.ndarray, "N 3"]) -> None:
         with stages.stage("output"):

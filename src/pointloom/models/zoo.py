@@ -361,6 +361,11 @@ def load_model(
     return model.eval().requires_grad_(False).to(device)
 
 
+def untrained_model(name: str) -> Model:
+    """Make the network of a named model with random weights, ready for tracking: as fast as with any others."""
+    return build_model(config_named(name)).eval().requires_grad_(False)
+
+
 def find_file(entry: ZooEntry, cache: Path | None = None) -> Path:
     """Return the file of a named model's weights, downloaded if need be."""
     assert entry.file is not None, "a model that learns nothing has no file"
