@@ -96,6 +96,15 @@ def test_frames_before_a_query_are_not_remembered() -> None:
     assert not any(rows.any() for rows in last.memory.points)
 
 
+def test_it_is_remembered_in_half_precision_too() -> None:
+    model = with_share(0.5)
+    exact = tracks(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = tracks(model)
+    for a, b in zip(coarse, exact, strict=True):
+        torch.testing.assert_close(a, b, atol=0.5, rtol=0)
+
+
 def test_a_single_step_hands_on_what_it_was_given() -> None:
     model = with_share(0.5)
     _, points = seen_by(model, WINDOW)

@@ -183,7 +183,7 @@ class LightEncoder(nn.Module):
             self.fine = nn.Conv2d(quarter, 4 * config.fine_channels, 3, padding=1)
             self.fine_context = nn.Conv2d(C, 4 * config.fine_channels, 1, bias=False)
 
-    def forward(self, x: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C h w"]]:
+    def forward(self, x: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _C _h _w"]]:
         """Return the map at 1/4 of the size, and before it the one at 1/2 if there is one."""
         x = F.relu(instance_norm(self.stem1(x)), inplace=True)
         quarter = self.layer1(F.relu(instance_norm(self.stem2(x)), inplace=True))
@@ -326,9 +326,9 @@ class CoTracker3(Model):
         if memory is not None and memory.points:
             for level, (share, direction) in enumerate(zip(self.recent_share.sigmoid(), memory.points, strict=True)):
                 at_query = support[level]
-                recent = direction * at_query.norm(dim=-1, keepdim=True)
+                recent = (direction * at_query.norm(dim=-1, keepdim=True)).to(at_query.dtype)
                 known = direction.any(dim=-1, keepdim=True)
-                support[level] = torch.where(known, torch.lerp(at_query, recent, share.to(recent.dtype)), at_query)
+                support[level] = torch.where(known, torch.lerp(at_query, recent, share.to(at_query.dtype)), at_query)
         if points.reached is not None:
             support = [s * points.reached[..., None, None, None] for s in support]
         return support
