@@ -80,11 +80,8 @@ def test_gradients_reach_the_features_and_the_temperatures(loss: MatchingLoss) -
 
 
 def test_the_best_match_is_found_where_it_is(loss: MatchingLoss) -> None:
-    class Objective:
-        matching = loss
-
     with torch.inference_mode():
-        found = matched(Objective(), shifted_features().maps, POINTS)  # type: ignore[arg-type]
+        found = matched(loss, shifted_features().maps, POINTS)
     torch.testing.assert_close(found, (POINTS + SHIFT)[0], atol=0.3, rtol=0)
 
 

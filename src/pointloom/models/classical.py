@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, UInt8
+from jaxtyping import Bool, Float32, Int, Real, UInt8
 
 from pointloom import geometry
 from pointloom.errors import OptionError
@@ -50,14 +50,14 @@ class ClassicalTracks(NamedTuple):
     forward_backward_px: Float32[np.ndarray, "N T"]
 
 
-def static_point(queries: Float[np.ndarray, "N 3"], frames: int) -> ClassicalTracks:
+def static_point(queries: Real[np.ndarray, "N 3"], frames: int) -> ClassicalTracks:
     """Leave every point where its query is, and see it always: what a tracker has to beat."""
     xy = np.repeat(queries[:, None, 1:].astype(np.float32), frames, axis=1)
     return ClassicalTracks(xy, np.ones(xy.shape[:2], bool), np.zeros(xy.shape[:2], np.float32))
 
 
 def lucas_kanade(
-    frames: UInt8[np.ndarray, "T H W 3"], queries: Float[np.ndarray, "N 3"], *, direction: Direction = "forward"
+    frames: UInt8[np.ndarray, "T H W 3"], queries: Real[np.ndarray, "N 3"], *, direction: Direction = "forward"
 ) -> ClassicalTracks:
     """Follow each point from its query frame to the end, and with `both` also to the beginning, frame by frame.
 
@@ -69,7 +69,7 @@ def lucas_kanade(
 
 
 def dis_flow(
-    frames: UInt8[np.ndarray, "T H W 3"], queries: Float[np.ndarray, "N 3"], *, direction: Direction = "forward"
+    frames: UInt8[np.ndarray, "T H W 3"], queries: Real[np.ndarray, "N 3"], *, direction: Direction = "forward"
 ) -> ClassicalTracks:
     """Chain dense optical flow from frame to frame; otherwise as `lucas_kanade`.
 
@@ -85,7 +85,7 @@ def dis_flow(
 
 
 def _follow(
-    frames: UInt8[np.ndarray, "T H W 3"], queries: Float[np.ndarray, "N 3"], flow: Flow, direction: Direction
+    frames: UInt8[np.ndarray, "T H W 3"], queries: Real[np.ndarray, "N 3"], flow: Flow, direction: Direction
 ) -> ClassicalTracks:
     queries = queries.astype(np.float32)
     check_queries(queries, frames=len(frames), size=(frames.shape[2], frames.shape[1]))

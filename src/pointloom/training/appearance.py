@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 LARGEST = 255.0  # of a colour
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # share of red, green and blue in how light a pixel is (BT.601)
@@ -126,7 +126,9 @@ def blurred(frame: Frame, sigma_px: float) -> Frame:
     return np.asarray(cv2.GaussianBlur(frame, BLUR_KERNEL, sigma_px))
 
 
-def _away_from(middle: np.ndarray, image: np.ndarray, factor: float) -> np.ndarray:
+def _away_from(
+    middle: Float32[np.ndarray, "H W 1"] | np.float32, image: Float32[np.ndarray, "H W 3"], factor: float
+) -> Float32[np.ndarray, "H W 3"]:
     return middle + np.float32(factor) * (image - middle)
 
 

@@ -23,7 +23,7 @@ MARGIN_PX = 10  # a zoomed frame is larger than the crop by this at least
 
 @dataclass(frozen=True)
 class Framing:
-    """What is drawn for one clip of T frames.
+    """What is drawn for one clip of T frames, T1 = T - 1 of them after the first.
 
     padding     pixels of black border: left, right, top, bottom
     zoom        factor at the first frame
@@ -34,8 +34,8 @@ class Framing:
 
     padding: tuple[int, int, int, int]
     zoom: float
-    zoom_drift: Float[np.ndarray, "T-1 2"]
-    crop_drift: Int[np.ndarray, "T-1 2"]
+    zoom_drift: Float[np.ndarray, "T1 2"]
+    crop_drift: Int[np.ndarray, "T1 2"]
     flip_x: bool
     flip_y: bool
 
@@ -56,7 +56,7 @@ def framed(
     sizes = zoom_path(padded, framing.zoom, framing.zoom_drift, size)
     xy = (xy + np.array([left, top])) * np.array([aligned_scale(padded, zoomed) for zoomed in sizes])
     seen = xy[visible[:, 0], 0]
-    corners = crop_path(sizes, seen.mean(axis=0) if len(seen) else np.array(size), framing.crop_drift, size)
+    corners = crop_path(sizes, seen.mean(axis=0) if len(seen) else np.array(size, float), framing.crop_drift, size)
     xy = xy - corners
 
     video = np.empty((len(frames), size[1], size[0], 3), np.float32)
@@ -67,7 +67,7 @@ def framed(
     return mirrored(video, xy, framing.flip_x, framing.flip_y)
 
 
-def zoom_path(old: Size, zoom: float, drift: Float[np.ndarray, "T-1 2"], crop: Size) -> list[Size]:
+def zoom_path(old: Size, zoom: float, drift: Float[np.ndarray, "T1 2"], crop: Size) -> list[Size]:
     """Return the size to which each frame is resized: it drifts, x and y nearly alike, and has room for the crop."""
     whole, smallest = np.array(old), np.array(crop) + MARGIN_PX
     factor = np.array([zoom, zoom])
@@ -82,8 +82,8 @@ def zoom_path(old: Size, zoom: float, drift: Float[np.ndarray, "T-1 2"], crop: S
 
 
 def crop_path(
-    sizes: list[Size], centre: Float[np.ndarray, "2"], drift: Int[np.ndarray, "T-1 2"], crop: Size
-) -> Int[np.ndarray, "T 2"]:
+    sizes: list[Size], centre: Float[np.ndarray, " 2"], drift: Int[np.ndarray, "T1 2"], crop: Size
+) -> Int[np.ndarray, "T1+1 2"]:
     """Return the upper left corner of the crop in each frame: it drifts in whole pixels and stays inside."""
     corner = (centre - np.array(crop) / 2).astype(int)
     corners = []
@@ -103,7 +103,7 @@ def mirrored(
     return np.ascontiguousarray(video), np.where(flips, size - xy, xy)
 
 
-def _eased(draws: np.ndarray, *, whole: bool = False) -> list[np.ndarray]:
+def _eased(draws: Float[np.ndarray, "T1 2"] | Int[np.ndarray, "T1 2"], *, whole: bool = False) -> list[np.ndarray]:
     """Return a drift for every frame: none, then the first draw, then mostly the one before. `whole` truncates."""
     drifts = [np.zeros(2, draws.dtype), *draws[:1]]
     for draw in draws[1:]:

@@ -88,7 +88,7 @@ class Log:
         for path, reason in passed:
             warnings.warn(f"passed over {path}: {reason}", PointloomWarning, stacklevel=2)
 
-    def scores(self, step: int, scores: Mapping[str, float], pictures: Mapping[str, UInt8[ndarray, "H W 3"]]) -> None:
+    def scores(self, step: int, scores: Mapping[str, float], pictures: Mapping[str, UInt8[ndarray, "_h _w 3"]]) -> None:
         """Take note of validation scores, and show tracks."""
         self._write({"step": step, "hours": self.seconds / 3600, **scores}, "validation")
         self._say(f"step {step}  validation  " + "  ".join(f"{k} {v:.2f}" for k, v in scores.items()))

@@ -16,6 +16,7 @@ from pointloom.models.base import Model
 from pointloom.models.layers import sample_patches
 from pointloom.tracking.windows import walk
 from pointloom.tracks import SEEN
+from pointloom.training.matching import MatchingLoss
 from pointloom.training.objectives import MatchingObjective
 from pointloom.training.pictures import track_picture
 
@@ -24,7 +25,7 @@ GAPS = (2, 8, 20)
 TRACKING_SCORES = ("aj", "delta_avg", "oa", "delta_1", "delta_16")
 PICTURES = 3  # clips of which tracks are shown
 Scores = dict[str, float]
-Picture = UInt8[np.ndarray, "h w 3"]
+Picture = UInt8[np.ndarray, "_h _w 3"]
 
 
 def validate_matching(objective: MatchingObjective, pool: ClipPool, clips: Iterable[int]) -> list[Scores]:
@@ -43,7 +44,7 @@ def validate_matching(objective: MatchingObjective, pool: ClipPool, clips: Itera
             chosen = rng.choice(both, min(POINTS, len(both)), replace=False)
             features = model.encode(_on_device(model, np.stack([clip.frames[0], clip.frames[later]])))
             xy = _on_device(model, clip.xy[chosen][:, [0, later]])  # (1, K, 2, 2)
-            error = matched(objective, features.maps, xy[:, :, 0]) - xy[0, :, 1]
+            error = matched(objective.matching, features.maps, xy[:, :, 0]) - xy[0, :, 1]
             errors.append(error.norm(dim=-1).cpu().numpy())
         error_px = np.concatenate(errors)
         if len(error_px):
@@ -52,18 +53,20 @@ def validate_matching(objective: MatchingObjective, pool: ClipPool, clips: Itera
     return rows
 
 
-def matched(objective: MatchingObjective, maps: tuple[Tensor, ...], first: Tensor) -> Float[Tensor, "K 2"]:
+def matched(
+    matching: MatchingLoss, maps: tuple[Float[Tensor, "1 2 _h _w _C"], ...], first: Float[Tensor, "1 K 2"]
+) -> Float[Tensor, "K 2"]:
     """Best cell of frame 1 for points of frame 0, then the soft mean around it on the finest map; pixels."""
-    stride = objective.matching.stride
-    temperature = objective.matching.log_temperatures.exp()
-    coarse = objective.matching.coarse(maps)
+    stride = matching.stride
+    temperature = matching.log_temperatures.exp()
+    coarse = matching.coarse(maps)
     frame = torch.zeros_like(first[..., 0], dtype=torch.long)
     w = coarse.shape[3]
     point = sample_patches(coarse, frame, first / stride, 0)[:, :, 0, 0]
     best = (point @ coarse[:, 1].flatten(1, 2).transpose(1, 2)).argmax(-1)
     xy = torch.stack([best % w, best // w], dim=-1) * float(stride)
     levels = [(coarse, float(stride), temperature[0])]
-    if objective.matching.fine:
+    if matching.fine:
         levels.append((maps[0], stride / 2, temperature[1]))
     for level, cell, sharpness in levels:
         point = sample_patches(level, frame, first / cell, 0)[:, :, 0, 0]
