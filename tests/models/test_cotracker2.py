@@ -102,6 +102,17 @@ def test_tiny_is_of_a_million_parameters() -> None:
         assert 0.8e6 < CoTracker2(TINY).info.parameters < 1.2e6
 
 
+def test_features_can_have_an_equal_length(video: np.ndarray) -> None:
+    frame = torch.from_numpy(video[None, :1])
+    lengths = []
+    for equal in (False, True):
+        model = CoTracker2(replace(SMALL, equal_length=equal)).eval()
+        with torch.inference_mode():
+            lengths.append(model.encode(frame).maps[0].norm(dim=-1))
+    assert lengths[0].std() > 0.1
+    torch.testing.assert_close(lengths[1], torch.full_like(lengths[1], SMALL.channels**0.5))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -42,6 +42,7 @@ from pointloom.models.layers import (
     pyramid,
     sample_patches,
     time_table,
+    unit_length,
 )
 
 DISPLACEMENT_FREQUENCIES = 32
@@ -63,6 +64,7 @@ class CoTracker2Config:
     resolution: tuple[int, int] = (384, 512)
     stride: int = 4
     channels: int = 128
+    equal_length: bool = False  # scales features to length sqrt(channels) (not in the paper)
 
     # correlation
     levels: int = 4
@@ -117,6 +119,7 @@ TINY = CoTracker2Config(
     iterations=4,
     resolution=(288, 384),
     channels=48,
+    equal_length=True,
     hidden=96,
     heads=4,
     time_depth=3,
@@ -214,11 +217,14 @@ class CoTracker2(Model):
     # ---- encode
 
     def encode(self, frames: UInt8[Tensor, "B T H W 3"] | Float[Tensor, "B T H W 3"], start: int = 0) -> FrameFeatures:
-        """Compute the feature pyramid of each frame (RGB, 0..255). Features are not brought to unit length."""
+        """Compute the feature pyramid of each frame (RGB, 0..255)."""
         B, T, H, W, _ = frames.shape
         images = self.resizing.resized(frames.flatten(0, 1).movedim(-1, 1).to(self.time_emb.dtype))  # (B*T, 3, h, w)
         (finest,) = self.fnet(2 * (images / 255) - 1)
-        maps = pyramid(finest.movedim(1, -1), self.config.levels)
+        finest = finest.movedim(1, -1)
+        if self.config.equal_length:
+            finest = unit_length(finest) * self.config.channels**0.5
+        maps = pyramid(finest, self.config.levels)
         return FrameFeatures(
             tuple(m.contiguous().unflatten(0, (B, T)) for m in maps),
             size=(W, H),

@@ -30,7 +30,8 @@ class MatchingLoss(nn.Module):
     """Matching on the stride-4 map and, if there is one, placing on the finer map. The temperatures are learned.
 
     Features are compared as the model compares them, by their products: those of CoTracker3 have length one, those of
-    CoTracker v2 any length. Matched by direction alone, the latter find the right cell and their products do not.
+    the released CoTracker v2 any. Matched by direction alone, such features find the right cell by direction, and by
+    their products they do not.
     """
 
     def __init__(self, model: CoTracker2 | CoTracker3) -> None:
