@@ -51,7 +51,7 @@ def test_right_matches_cost_little_and_wrong_ones_much(loss: MatchingLoss) -> No
 
 def test_features_of_any_length_are_told_apart_by_their_products() -> None:
     """As CoTracker v2 correlates them: a long feature elsewhere takes the place of the right one."""
-    loss = MatchingLoss(CoTracker2(replace(COTRACKER2_TINY, channels=64)))
+    loss = MatchingLoss(CoTracker2(replace(COTRACKER2_TINY, channels=64, equal_length=False)))
     features = shifted_features()
     maps = (12 * features.maps[1],)
     right = loss(replace(features, maps=maps), POINTS, POINTS + SHIFT)["match"]
@@ -59,6 +59,13 @@ def test_features_of_any_length_are_told_apart_by_their_products() -> None:
     louder = maps[0].clone()
     louder[:, 1, :, :16] *= 40  # columns in which no point lies
     assert loss(replace(features, maps=(louder,)), POINTS + 48, POINTS + 48 + SHIFT)["match"] > right + 1
+
+
+def test_features_of_equal_length_are_as_sharp_from_the_start_as_those_of_length_one(loss: MatchingLoss) -> None:
+    features = shifted_features(noise=1.0)
+    scaled = replace(features, maps=(64**0.5 * features.maps[1],))
+    equal = MatchingLoss(CoTracker2(replace(COTRACKER2_TINY, channels=64)))(scaled, POINTS, POINTS + SHIFT)
+    torch.testing.assert_close(equal["match"], loss(features, POINTS, POINTS + SHIFT)["match"])
 
 
 def test_a_target_between_two_cells_is_shared_by_them(loss: MatchingLoss) -> None:

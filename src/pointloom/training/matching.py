@@ -38,7 +38,10 @@ class MatchingLoss(nn.Module):
         super().__init__()
         self.fine = isinstance(model, CoTracker3) and model.config.fine_channels > 0
         self.stride = model.config.stride
-        start = START_TEMPERATURE if isinstance(model, CoTracker3) else model.config.channels**-0.5
+        start = START_TEMPERATURE
+        if isinstance(model, CoTracker2):
+            C = model.config.channels
+            start = START_TEMPERATURE / C if model.config.equal_length else C**-0.5
         self.log_temperatures = nn.Parameter(torch.full((1 + self.fine,), math.log(start)))
 
     def forward(
