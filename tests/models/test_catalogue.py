@@ -20,6 +20,7 @@ from pointloom.models.catalogue import (
     describe,
     format_catalogue,
     measured,
+    measured_untrained,
     read_measured,
 )
 from pointloom.models.zoo import NOT_STATED, ZooEntry, read_header, save_weights
@@ -138,10 +139,19 @@ def test_the_first_case_of_a_benchmark_tells_the_speed() -> None:
         }
         for name, us in (("lucas-kanade", 1.0), ("tiny", 12.34), ("tiny", 99.0))
     ]
-    result = {"rows": rows, "run": {"machine": "Linux", "cores": 2, "device": "cpu", "precision": "float32"}}
+    result = {"rows": rows, "run": {"processor": "Linux", "cores": 2, "device": "cpu", "precision": "float32"}}
     assert speed_of("tiny", json.loads(json.dumps(result))) == SPEED
     with pytest.raises(OptionError, match="'tinny' was not measured, only lucas-kanade, tiny"):
         speed_of("tinny", result)
+
+
+def test_of_a_model_that_is_not_at_hand_the_speed_before_training_is_shown() -> None:
+    rows = {row.name: row for row in catalogue()}
+    before_training = measured_untrained()
+    families = {type(zoo.ZOO[name].config) for name in before_training}
+    assert families == {type(entry.config) for entry in zoo.ZOO.values() if not entry.shipped}
+    assert all(rows[name].speed == speed for name, speed in before_training.items())
+    assert rows["tiny"].speed not in (None, *before_training.values())  # its own
 
 
 def test_of_a_model_that_learns_nothing_no_place_of_weights_is_told() -> None:

@@ -1,7 +1,8 @@
 """The list of models: what each is, who may use its weights, and what was measured of it.
 
-Scores and speed are in the header of the file that they belong to, so that they are never told of other weights. Where
-a header has none, none are shown.
+Scores are in the header of the file that they belong to, so that they are never told of other weights; so is the speed.
+Where a header has none, no scores are shown, and the speed is that of the same network before training, if it is in
+`speeds.json` beside this file.
 
     save_weights(path, model, {"recipe": ..., **measured(scores, speed)})
 """
@@ -14,6 +15,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +25,7 @@ from pointloom.models.zoo import ZOO, ZooEntry, build_model, find_file, list_mod
 SCORES, SPEED = "scores", "speed"  # entries of a header
 LABELS = {"aj": "AJ", "oa": "OA"}
 USE = {True: "yes", False: "no", None: "see terms"}
+SPEEDS_FILE = Path(__file__).with_name("speeds.json")
 WIDTH = 100  # characters of a line
 INDENT = " " * 4
 
@@ -86,10 +89,18 @@ def read_measured(header: Mapping[str, str]) -> tuple[tuple[Score, ...], Speed |
         scores = tuple(Score(**score) for score in json.loads(header.get(SCORES, "[]")))
         if SPEED not in header:
             return scores, None
-        speed = json.loads(header[SPEED])
-        return scores, Speed(**{**speed, "size": tuple(speed["size"])})
+        return scores, _read_speed(json.loads(header[SPEED]))
     except (ValueError, TypeError, KeyError) as error:
         raise FormatError(f"scores or speed in the header of the weights are not understood: {error}") from error
+
+
+def measured_untrained() -> dict[str, Speed]:
+    """Return the speed of named models' networks, measured with random weights."""
+    return {name: _read_speed(fields) for name, fields in json.loads(SPEEDS_FILE.read_text()).items()}
+
+
+def _read_speed(fields: dict[str, Any]) -> Speed:
+    return Speed(**{**fields, "size": tuple(fields["size"])})
 
 
 # ------------------------------------------------------------------------------------------------------- the list
@@ -130,7 +141,7 @@ def describe(entry: ZooEntry) -> ModelRow:
         summary=entry.summary,
         citation=entry.citation,
         scores=scores,
-        speed=speed,
+        speed=speed or measured_untrained().get(entry.name),
     )
 
 

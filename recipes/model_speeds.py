@@ -1,0 +1,36 @@
+"""Measure the networks of all named models with random weights, for the list that `pointloom models` shows.
+
+    python recipes/model_speeds.py [MODEL ...]
+
+Downloads nothing. Writes src/pointloom/models/speeds.json; of models that are not named there, what it says stays.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+
+from pointloom.evaluation.bench import Case, Repeats, bench, speed_of
+from pointloom.models.catalogue import SPEEDS_FILE
+from pointloom.models.zoo import ZOO
+
+CASE = Case(points=100, frames=24, size=(640, 360))
+
+
+def main() -> None:
+    """Measure one model after the other, and note each as soon as it is known."""
+    entries = [ZOO[name] for name in sys.argv[1:]] or [entry for entry in ZOO.values() if not entry.shipped]
+    measured = {}  # networks that several models share are measured once
+    for entry in entries:
+        if entry.config not in measured:
+            result = bench([entry.name], [CASE], Repeats(warm_up=0, measured=2), untrained=True)
+            measured[entry.config] = speed_of(entry.name, result)
+        known = json.loads(SPEEDS_FILE.read_text()) if SPEEDS_FILE.exists() else {}
+        known[entry.name] = asdict(measured[entry.config])
+        SPEEDS_FILE.write_text(json.dumps(known, indent=1) + "\n")
+        print(f"{entry.name}: {measured[entry.config].microseconds_per_frame_and_point:.0f} us per frame and point")
+
+
+if __name__ == "__main__":
+    main()
