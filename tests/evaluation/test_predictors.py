@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from pointloom.evaluation.predictors import Prediction, load_predictor
 from pointloom.evaluation.protocols import PROTOCOLS, Protocol
 from pointloom.models.classical import dis_flow, lucas_kanade
 from pointloom.models.cotracker3 import CoTracker3Config
-from pointloom.models.zoo import load_model, save_weights
+from pointloom.models.tapir import TapirConfig
+from pointloom.models.zoo import build_model, load_model, save_weights
 from pointloom.tracking import official
 from tracking.small_models import ALONE, TOGETHER, small_model
 
@@ -103,6 +105,14 @@ def test_a_query_outside_the_frame_is_tracked_from_its_border(frames: np.ndarray
     for name in ("static", saved(tmp_path)):
         found = load_predictor(name, PLAIN).predict(frames, outside)
         np.testing.assert_allclose(found.xy[:, 0], [[0, 20], [30, SIZE[1] - 1], [-0.25, 10]])
+
+
+def test_a_fingerprint_is_the_same_after_it_was_kept(tmp_path: Path) -> None:
+    """Else what is kept would be refused; TAPIR's configuration has pairs within a tuple."""
+    config = TapirConfig(refinements=((64, 64),), widths=(8, 8, 16, 16), mixer_width=32, mixer_depth=1)
+    save_weights(tmp_path / "small.safetensors", build_model(config), {})
+    fingerprint = load_predictor(str(tmp_path / "small.safetensors"), PLAIN).fingerprint
+    assert json.loads(json.dumps(fingerprint)) == fingerprint
 
 
 def test_the_fingerprint_knows_weights_and_configuration(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ load_predictor("lucas-kanade", protocol)            a baseline: lucas-kanade, di
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -121,7 +122,7 @@ def _points_first(values: torch.Tensor) -> np.ndarray:
 def _config(model: Model) -> dict[str, Any]:
     """Everything about a model that its weights do not say."""
     config: Any = getattr(model, "config", None)
-    return {} if config is None else {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
+    return {} if config is None else json.loads(json.dumps(asdict(config)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
