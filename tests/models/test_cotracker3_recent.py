@@ -54,6 +54,16 @@ def test_the_first_step_of_the_first_window_knows_the_query_alone() -> None:
     torch.testing.assert_close(first, without)
 
 
+def test_what_a_window_remembers_is_known_to_the_first_step_of_the_next() -> None:
+    model = with_share(0.5)
+    features, points = seen_by(model)
+    first, second, *_ = walk(model, features, points, window=WINDOW, step=4)
+    assert second.prior.memory is first.result.memory is not None
+    seen = features.between(4, 4 + WINDOW)
+    forgetful = next(iter(model.iterate(seen, points, replace(second.prior, memory=None), iterations=2)))
+    assert (second.estimates[0].xy - forgetful.xy).abs().amax() > 1e-3
+
+
 def run(model: CoTracker3, prior: Estimate, iterations: int = 2, frames: int = WINDOW) -> list[Estimate]:
     features, points = seen_by(model, frames)
     points = replace(points, queries=points.queries * points.queries.new_tensor([0, 1, 1]))

@@ -33,6 +33,7 @@ ALONE = CoTracker3Config(
     virtual_tracks=0,
     space_attention=False,
 )
+# Points look at each other, and how they looked lately is remembered: all that a driver has to hand on
 TOGETHER = replace(ALONE, virtual_tracks=4, space_attention=True, time_depth=2, space_depth=2, recent=True)
 
 
