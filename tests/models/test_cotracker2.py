@@ -88,18 +88,23 @@ def test_weights_depend_on_the_seed_alone() -> None:
     assert not torch.equal(first.fnet.conv1.weight, other.fnet.conv1.weight)
 
 
-def test_saved_weights_come_back_with_their_configuration(tmp_path: Path) -> None:
-    model = CoTracker2(SMALL)
+@pytest.mark.parametrize("stored", [True, False], ids=["tables stored", "tables computed again"])
+def test_saved_weights_come_back_with_their_configuration(tmp_path: Path, stored: bool) -> None:
+    config = replace(SMALL, stored_tables=stored)
+    model = CoTracker2(config)
     initialise(model, 0)
     save_weights(tmp_path / "mine.safetensors", model, {})
     again = load_model(tmp_path / "mine.safetensors")
-    assert again.config == SMALL
+    assert again.config == config
     assert weights_hash(again) == weights_hash(model)
+    assert torch.equal(again.get_buffer("pos_emb"), model.get_buffer("pos_emb"))
 
 
-def test_tiny_is_of_a_million_parameters() -> None:
+def test_tiny_is_of_a_million_parameters_and_keeps_no_tables() -> None:
     with torch.device("meta"):
-        assert 0.8e6 < CoTracker2(TINY).info.parameters < 1.2e6
+        model = CoTracker2(TINY)
+    assert 0.8e6 < model.info.parameters < 1.2e6
+    assert model.state_dict().keys() == dict(model.named_parameters()).keys()
 
 
 def test_features_can_have_an_equal_length(video: np.ndarray) -> None:

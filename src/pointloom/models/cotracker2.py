@@ -78,6 +78,8 @@ class CoTracker2Config:
     space_depth: int = 6
     virtual_tracks: int = 64
 
+    stored_tables: bool = True  # tables of times and places are in the state dict, as released, though computed
+
     def __post_init__(self) -> None:
         """Refuse sizes that cannot work together."""
         if self.window < 2 or self.window % 2:
@@ -125,6 +127,7 @@ TINY = CoTracker2Config(
     time_depth=3,
     space_depth=1,
     virtual_tracks=16,
+    stored_tables=False,
 )
 
 
@@ -175,8 +178,8 @@ class CoTracker2(Model):
         self.resizing = Resizing(config.resize, config.resolution, config.stride)
         E, C = config.token_width, config.channels
         rows, columns = (side // config.stride for side in config.resolution)
-        self.register_buffer("time_emb", time_table(config.window, E))
-        self.register_buffer("pos_emb", place_table(E, rows, columns))
+        self.register_buffer("time_emb", time_table(config.window, E), persistent=config.stored_tables)
+        self.register_buffer("pos_emb", place_table(E, rows, columns), persistent=config.stored_tables)
         self.fnet = ResidualEncoder(C, config.stride)
         self.updateformer = UpdateFormer(
             E,
