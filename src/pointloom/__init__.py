@@ -13,7 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pointloom.models.zoo import list_models, load_model
+    from pointloom.models.weight_files import load_model
+    from pointloom.models.zoo import list_models
     from pointloom.queries import Queries
     from pointloom.tracking.stream import Stream
     from pointloom.tracking.tracker import Tracker
@@ -40,7 +41,7 @@ _HOME = {
     "Tracker": "pointloom.tracking.tracker",
     "Tracks": "pointloom.tracks",
     "list_models": "pointloom.models.zoo",
-    "load_model": "pointloom.models.zoo",
+    "load_model": "pointloom.models.weight_files",
     "open_video": "pointloom.video",
     "write_video": "pointloom.video",
 }

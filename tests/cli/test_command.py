@@ -12,7 +12,7 @@ import pytest
 
 from pointloom import Tracks, cli, open_video, write_video
 from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip
-from pointloom.models.zoo import save_weights
+from pointloom.models.weight_files import save_weights
 from tracking.small_models import small_model
 
 

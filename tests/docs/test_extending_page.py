@@ -92,7 +92,7 @@ def test_its_speed_is_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_it_is_given_back_from_a_file(folder: Path) -> None:
-    from pointloom.models.zoo import save_weights
+    from pointloom.models.weight_files import save_weights
 
     save_weights(folder / "template.safetensors", load_model("template"), {})
     assert load_model("template.safetensors").config == load_model("template").config

@@ -31,7 +31,7 @@ from pointloom.evaluation.bench import (
     write_case_video,
 )
 from pointloom.models import zoo
-from pointloom.models.zoo import save_weights
+from pointloom.models.weight_files import save_weights
 from pointloom.video import open_video
 from tracking.small_models import ALONE, small_model
 

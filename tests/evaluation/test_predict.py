@@ -18,7 +18,7 @@ from pointloom.evaluation.metrics import mask_queries
 from pointloom.evaluation.predict import PredictionStore, predict, questions
 from pointloom.evaluation.protocols import PROTOCOLS
 from pointloom.models.classical import static_point
-from pointloom.models.zoo import save_weights
+from pointloom.models.weight_files import save_weights
 from tracking.small_models import small_model
 
 PLAIN = PROTOCOLS["pointloom-1"]

@@ -18,7 +18,8 @@ from pointloom.evaluation.protocols import PROTOCOLS, Protocol
 from pointloom.models.classical import dis_flow, lucas_kanade
 from pointloom.models.cotracker3 import CoTracker3Config
 from pointloom.models.tapir import TapirConfig
-from pointloom.models.zoo import build_model, load_model, save_weights
+from pointloom.models.weight_files import load_model, save_weights
+from pointloom.models.zoo import build_model
 from pointloom.tracking import official
 from tracking.small_models import ALONE, TOGETHER, small_model
 

@@ -23,7 +23,8 @@ from pointloom.models.catalogue import (
     measured_untrained,
     read_measured,
 )
-from pointloom.models.zoo import NOT_STATED, ZooEntry, read_header, save_weights
+from pointloom.models.weight_files import read_header, save_weights
+from pointloom.models.zoo import NOT_STATED, ZooEntry
 from tracking.small_models import ALONE, small_model
 
 SCORES = (

@@ -13,7 +13,7 @@ from torch import nn
 from pointloom.errors import OptionError
 from pointloom.models.base import Estimate
 from pointloom.models.cotracker2 import TINY, V2, CoTracker2, CoTracker2Config, initialise
-from pointloom.models.zoo import load_model, save_weights, weights_hash
+from pointloom.models.weight_files import load_model, save_weights, weights_hash
 from pointloom.queries import Queries
 from pointloom.tracking.stream import Stream
 from pointloom.tracking.tracker import Tracker

@@ -16,6 +16,7 @@ from pointloom.errors import OptionError
 from pointloom.models import zoo
 from pointloom.models.layers import correlation_volume
 from pointloom.models.locotrack import BASE, TINY, LocoTrack, LocoTrackConfig, initialise, resolutions
+from pointloom.models.weight_files import load_model, weights_hash
 from pointloom.queries import Queries
 from pointloom.tracking.tracker import Tracker
 
@@ -123,7 +124,7 @@ def test_a_released_checkpoint_loads_without_its_prefix(tmp_path: Path, monkeypa
     model = LocoTrack(SMALL)
     initialise(model, 0)
     torch.save({"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "small.ckpt")
-    assert zoo.weights_hash(zoo.load_model(tmp_path / "small.ckpt")) == zoo.weights_hash(model)
+    assert weights_hash(load_model(tmp_path / "small.ckpt")) == weights_hash(model)
 
 
 def test_weights_whose_licence_is_not_stated_are_not_for_companies() -> None:

@@ -13,6 +13,7 @@ from installed_packages import Install, installing
 from pointloom import Stream, Tracker, list_models, load_model
 from pointloom.errors import FormatError, ModelError, PointloomWarning
 from pointloom.models import zoo
+from pointloom.models.weight_files import save_weights
 from tracking.causal_models import Counter, CounterConfig
 from tracking.small_models import moving_noise
 
@@ -63,7 +64,7 @@ def test_it_tracks_videos_and_streams(install: Install) -> None:
 def test_its_weights_are_saved_and_loaded_with_its_configuration(install: Install, tmp_path: Path) -> None:
     install("counters", IMPORTS + COUNTER, FAMILY.format(package="counters"))
     path = tmp_path / "mine.safetensors"
-    zoo.save_weights(path, Counter(CounterConfig(shared=False)), {})
+    save_weights(path, Counter(CounterConfig(shared=False)), {})
     assert load_model(path).config == CounterConfig(shared=False)
 
 
@@ -71,7 +72,7 @@ def test_a_file_of_a_family_that_is_not_installed_is_a_clear_error(tmp_path: Pat
     path = tmp_path / "mine.safetensors"
     with installing(tmp_path) as install:
         install("counters", IMPORTS + COUNTER, FAMILY.format(package="counters"))
-        zoo.save_weights(path, Counter(CounterConfig()), {})
+        save_weights(path, Counter(CounterConfig()), {})
     with pytest.raises(FormatError, match=r"no family 'counting', only cotracker2, .* Is the package installed"):
         load_model(path)
     with pytest.raises(ModelError, match="no family has configurations of type CounterConfig"):
@@ -86,7 +87,7 @@ def test_a_package_may_carry_its_weights(install: Install, tmp_path: Path) -> No
     model.zero.data += 7
     with pytest.raises(ModelError, match=r"counter\.safetensors are missing"):
         load_model("counter")
-    zoo.save_weights(tmp_path / "counter.safetensors", model, {})
+    save_weights(tmp_path / "counter.safetensors", model, {})
     assert load_model("counter").zero == 7
 
 

@@ -13,6 +13,7 @@ from pointloom.models import zoo
 from pointloom.models.base import Estimate, Memory
 from pointloom.models.catalogue import describe
 from pointloom.models.tapir import TAPIR, TINY, Tapir, TapirConfig, patch_correlation, resolutions, soft_peak
+from pointloom.models.weight_files import load_model, save_weights, weights_hash
 from tapir_cases import SMALL, SMALL_CAUSAL, sampled_correlation, small_tapir
 
 EQUAL_PX = 1e-9  # double precision
@@ -116,10 +117,10 @@ def test_tiny_has_about_a_million_parameters() -> None:
 
 def test_a_saved_network_is_read_back_with_its_resolutions(tmp_path: Path) -> None:
     model = small_tapir(SMALL_CAUSAL).float()
-    zoo.save_weights(tmp_path / "mine.safetensors", model, {})
-    again = zoo.load_model(tmp_path / "mine.safetensors")
+    save_weights(tmp_path / "mine.safetensors", model, {})
+    again = load_model(tmp_path / "mine.safetensors")
     assert again.config == SMALL_CAUSAL
-    assert zoo.weights_hash(again) == zoo.weights_hash(model)
+    assert weights_hash(again) == weights_hash(model)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pointloom.errors import ModelError, OptionError, UnsafeFileError
 from pointloom.models import zoo
 from pointloom.models.base import Estimate, FrameFeatures, Memory, PointFeatures
 from pointloom.models.tapnext import BINS, FRAMES_AT_ONCE, TINY, TapNext, TapNextConfig, read_table, root
+from pointloom.models.weight_files import load_model, save_weights, weights_hash
 from tapnext_cases import SMALL, small_tapnext
 
 T = FRAMES_AT_ONCE + 3
@@ -227,8 +228,8 @@ def test_tiny_fits_into_the_package() -> None:
 def test_a_table_that_is_not_stored_is_computed_again(features: FrameFeatures, tmp_path: Path) -> None:
     config = replace(SMALL, stored_table=False)
     model = small_tapnext(config).float()
-    zoo.save_weights(tmp_path / "mine.safetensors", model, {})
-    again = zoo.load_model(tmp_path / "mine.safetensors")
+    save_weights(tmp_path / "mine.safetensors", model, {})
+    again = load_model(tmp_path / "mine.safetensors")
     assert again.config == config
     single = replace(features, maps=(features.maps[0].float(),))
     queries = torch.tensor([THREE])
@@ -263,11 +264,11 @@ def test_files_of_pytorch_load_strictly(entry: zoo.ZooEntry, tmp_path: Path, wra
     state = {prefix + name: value for name, value in model.state_dict().items()}
     path = tmp_path / "weights.ckpt"
     torch.save({"state_dict": state, "step": 7} if wrapped else state, path)
-    assert zoo.weights_hash(zoo.load_model(path, name="small")) == zoo.weights_hash(model)
+    assert weights_hash(load_model(path, name="small")) == weights_hash(model)
     del state[prefix + "blocks.1.vit_block.self_attention.in_proj_bias"]
     torch.save(state, path)
     with pytest.raises(ModelError, match=re.escape("blocks.1.vit_block.self_attention.in_proj_bias is missing")):
-        zoo.load_model(path, name="small")
+        load_model(path, name="small")
 
 
 def as_jax(model: TapNext) -> dict[str, np.ndarray]:
@@ -328,22 +329,22 @@ def test_files_of_jax_load_strictly(entry: zoo.ZooEntry, tmp_path: Path) -> None
     model = distinct_weights(SMALL)
     content, path = as_jax(model), tmp_path / "weights.npz"
     np.savez(path, **content)
-    assert zoo.weights_hash(zoo.load_model(path, name="small")) == zoo.weights_hash(model)
+    assert weights_hash(load_model(path, name="small")) == weights_hash(model)
     attention = "backbone/Transformer/encoderblock_1/vit_block/MultiHeadDotProductAttention_0"
     del content[f"{attention}/key/bias"]
     np.savez(path, **content)
     with pytest.raises(ModelError, match=re.escape("blocks.1.vit_block.self_attention.in_proj_bias is missing")):
-        zoo.load_model(path, name="small")
+        load_model(path, name="small")
 
 
 def test_an_archive_of_objects_or_a_broken_one_is_refused(entry: zoo.ZooEntry, tmp_path: Path) -> None:
     path = tmp_path / "weights.npz"
     np.savez(path, weights=np.array([{"a": 1}], dtype=object))
     with pytest.raises(UnsafeFileError, match="something else than numbers"):
-        zoo.load_model(path, name="small")
+        load_model(path, name="small")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ModelError, match="cannot be read"):
-        zoo.load_model(path, name="small")
+        load_model(path, name="small")
 
 
 @pytest.mark.parametrize(

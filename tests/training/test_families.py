@@ -18,6 +18,7 @@ from pointloom.models.base import Model
 from pointloom.models.cotracker2 import CoTracker2Config
 from pointloom.models.tapir import Tapir, TapirConfig, initialise
 from pointloom.models.tapnext import TAPNEXT
+from pointloom.models.weight_files import load_model, weights_hash
 from pointloom.models.zoo import build_model
 from pointloom.training.loop import Steps, starting_model, train
 from pointloom.training.matching import first_estimate_loss
@@ -94,7 +95,7 @@ def loss_of(model: Model, small: Recipe) -> float:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_few_steps_lower_the_loss(family: str, pool: str, tmp_path: Path) -> None:
     small = recipe(family, pool, 30)
-    trained = zoo.load_model(train(small, tmp_path))
+    trained = load_model(train(small, tmp_path))
     assert trained.config == SMALL[family]  # with its own resize rule
     assert loss_of(trained, small) < 0.95 * loss_of(starting_model(small), small)
 
@@ -103,16 +104,16 @@ def test_a_few_steps_lower_the_loss(family: str, pool: str, tmp_path: Path) -> N
 def test_a_run_that_stopped_goes_on_as_if_it_had_not(family: str, pool: str, tmp_path: Path) -> None:
     small = replace(recipe(family, pool, 4), checkpoint_minutes=0)
     whole = train(small, tmp_path)
-    expected = zoo.weights_hash(zoo.load_model(whole))
+    expected = weights_hash(load_model(whole))
     (tmp_path / "checkpoints" / "step_00000004.pt").unlink()  # back to step 3
-    assert zoo.weights_hash(zoo.load_model(train(small, tmp_path))) == expected
+    assert weights_hash(load_model(train(small, tmp_path))) == expected
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_weight_is_learned(family: str, pool: str, tmp_path: Path) -> None:
     small = recipe(family, pool, 1)
     before = starting_model(small)
-    after = zoo.load_model(train(replace(small, optimizer=OptimizerRecipe(warmup=0, decay=0)), tmp_path))
+    after = load_model(train(replace(small, optimizer=OptimizerRecipe(warmup=0, decay=0)), tmp_path))
     same = [k for (k, a), b in zip(before.named_parameters(), after.parameters(), strict=True) if a.equal(b)]
     assert not same
 

@@ -24,6 +24,7 @@ from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip
 from pointloom.errors import OptionError, PointloomWarning
 from pointloom.models import zoo
 from pointloom.models.cotracker3 import CoTracker3, initialise
+from pointloom.models.weight_files import load_model, save_weights, weights_hash
 from pointloom.training import log
 from pointloom.training.checkpoint import load_newest, save_checkpoint
 from pointloom.training.loop import Steps, devices_and_nodes, generator, starting_model, train
@@ -85,7 +86,7 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(pool: str, tmp_path: Path, 
     assert load_newest(broken / "checkpoints")["step"] == 4  # type: ignore[index]
     (broken / "weights.safetensors").unlink()
     again = train(recipe(pool, objective, 8), broken)
-    assert zoo.weights_hash(zoo.load_model(again)) == zoo.weights_hash(zoo.load_model(whole))
+    assert weights_hash(load_model(again)) == weights_hash(load_model(whole))
 
 
 def saved(recipe: Recipe, path: Path) -> Path:
@@ -110,8 +111,8 @@ def test_a_run_that_is_killed_goes_on_as_if_it_had_not(pool: str, tmp_path: Path
     assert not (run / "weights.safetensors").exists()
 
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    again = zoo.load_model(run / "weights.safetensors")
-    assert zoo.weights_hash(again) == zoo.weights_hash(zoo.load_model(whole)), f"killed {later_s} s after step {last}"
+    again = load_model(run / "weights.safetensors")
+    assert weights_hash(again) == weights_hash(load_model(whole)), f"killed {later_s} s after step {last}"
     assert [row["step"] for row in rows(run, "train")] == list(range(1, steps + 1))
     assert not list((run / "checkpoints").glob("*.tmp"))
 
@@ -195,7 +196,7 @@ def test_validation_shows_tracks_and_keeps_the_best_weights(pool: str, tmp_path:
     assert board.Tags()["images"] == ["tracks/00000000", "tracks/00000001"]
     (shown,) = board.Images("tracks/00000000")
     assert (shown.step, shown.width, shown.height) == (4, 4 * 320, 2 * 240)
-    assert zoo.load_model(tmp_path / "best.safetensors").config == SMALL
+    assert load_model(tmp_path / "best.safetensors").config == SMALL
 
 
 def test_the_log_forgets_what_is_done_again(tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_blocks_that_the_start_does_not_have_add_nothing_at_first(pool: str, tmp
     without = CoTracker3(replace(SMALL, resize="as_is", space_attention=False))
     initialise(without, seed=5)
     torch.nn.init.normal_(without.updateformer.flow_head.weight)  # type: ignore[union-attr]
-    zoo.save_weights(tmp_path / "start.safetensors", without, {})
+    save_weights(tmp_path / "start.safetensors", without, {})
     grown = starting_model(replace(recipe(pool, "tracking", 1), start_from=str(tmp_path / "start.safetensors")))
     assert grown.config.space_attention
     frames = torch.randint(0, 256, (1, 4, 48, 64, 3)).float()
@@ -237,7 +238,7 @@ def test_a_run_leaves_its_recipe_scores_and_weights(pool: str, tmp_path: Path) -
     assert weights == run / "weights.safetensors"
     assert load_recipe(run / "recipe.yaml") == recipe(pool, "tracking", 4)
     assert 0 <= rows(run, "validation")[-1]["delta_avg"] <= 100
-    assert zoo.load_model(weights).config == SMALL  # with its own resize rule, not the one it was trained with
+    assert load_model(weights).config == SMALL  # with its own resize rule, not the one it was trained with
 
 
 def test_another_recipe_is_refused_in_the_same_folder(pool: str, tmp_path: Path) -> None:

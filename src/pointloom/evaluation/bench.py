@@ -33,7 +33,8 @@ from pointloom.evaluation.stages import STAGES, StageClock, TimedModel, TimedVid
 from pointloom.models.base import Model
 from pointloom.models.catalogue import Speed
 from pointloom.models.classical import dis_flow, lucas_kanade
-from pointloom.models.zoo import load_model, untrained_model
+from pointloom.models.weight_files import load_model
+from pointloom.models.zoo import untrained_model
 from pointloom.queries import Queries
 from pointloom.queries.base import VideoLike, on_frame
 from pointloom.tracking.runner import DTYPES, Precision, choose_device

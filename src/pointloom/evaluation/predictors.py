@@ -23,7 +23,8 @@ from pointloom.errors import OptionError
 from pointloom.evaluation.protocols import Protocol
 from pointloom.models.base import Model
 from pointloom.models.classical import ClassicalTracks, dis_flow, lucas_kanade, static_point
-from pointloom.models.zoo import WEIGHT_SUFFIXES, find_entry, load_model, weights_hash
+from pointloom.models.weight_files import WEIGHT_SUFFIXES, load_model, weights_hash
+from pointloom.models.zoo import find_entry
 from pointloom.queries import Queries
 from pointloom.tracking import official
 from pointloom.tracking.runner import choose_device

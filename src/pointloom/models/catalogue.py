@@ -20,7 +20,9 @@ from typing import Any
 import torch
 
 from pointloom.errors import FormatError, PointloomWarning
-from pointloom.models.zoo import ZOO, ZooEntry, build_model, find_file, list_models, read_config, read_header
+from pointloom.models.download import find_file
+from pointloom.models.weight_files import read_config, read_header
+from pointloom.models.zoo import ZOO, ZooEntry, build_model, list_models
 
 SCORES, SPEED = "scores", "speed"  # entries of a header
 LABELS = {"aj": "AJ", "oa": "OA"}

@@ -1,43 +1,25 @@
-"""Families and names of models, where their weights are, and loading them. The only file that opens a checkpoint.
+"""Families and names of models, and making networks of them.
 
-    load_model("tiny")                        the weights that the package carries
-    load_model("cotracker3-offline")          official weights, downloaded from their publisher; on the hub, pinned
-    load_model("mine.safetensors")            a file of this package: its header says which model it is
-    load_model("scaled_online.pth", name="cotracker3-online")   an official file that is on disk already
+    find_entry("tiny")              a named model: its configuration, its licence, where its weights are
+    build_model(entry.config)       its network, without trained weights
+    initial_model(entry.config, 7)  the same with weights as before training
 
 Other packages add families and names by an entry point in the group `pointloom.models` that leads to a `ModelPackage`.
-They are loaded when a name or a family is asked for that is not of this package.
-
-Loading is strict: every key and shape must fit. Pickled checkpoints are read by a reader that builds tensors and
-nothing else; a file that asks for more is refused. So are archives of NumPy arrays that hold anything but numbers.
+They are loaded when a name or a family is asked for that is not of this package. Weights are found by `download.py` and
+read by `weight_files.py`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import hashlib
-import json
-import os
-import pickle
-import shutil
-import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from http.client import HTTPException
-from pathlib import Path
-from typing import Any, TypeVar
-from urllib.request import urlopen
+from typing import Any
 
-import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from pointloom.errors import FormatError, ModelError, PointloomWarning, UnsafeFileError
+from pointloom.errors import FormatError, ModelError
 from pointloom.models import cotracker2, cotracker3, plugins, tapir
 from pointloom.models.base import Model
 from pointloom.models.cotracker2 import V2, V2_1, CoTracker2, CoTracker2Config
@@ -48,18 +30,9 @@ from pointloom.models.locotrack import released_state as released_locotrack
 from pointloom.models.tapir import BOOTSTAPIR, CAUSAL_BOOTSTAPIR, TAPIR, Tapir, TapirConfig
 from pointloom.models.tapnext import TAPNEXT, TAPNEXT_512, TapNext, TapNextConfig, released_state
 
-WEIGHTS_FOLDER = Path(__file__).parent.parent / "weights"
-FILE_FORMAT = "1"
-MISMATCHES_SHOWN = 5
-RELEASED_SUFFIXES = (".pth", ".pt", ".ckpt", ".npz")
-WEIGHT_SUFFIXES = (".safetensors", *RELEASED_SUFFIXES)
-WRAPPERS = ("model", "state_dict")  # entries under which checkpoints put the state dict
 FREE_LICENCES = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "CC-BY-4.0", "CC0-1.0", "ISC", "MIT"}
 NOT_STATED = "not stated"  # in place of a licence
 PACKAGES = "pointloom.models"  # group of the entry points
-FETCH_TIMEOUT_S = 30.0  # without a byte from the web
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -341,261 +314,11 @@ def find_entry(name: str, *, besides: Iterable[str] = ()) -> ZooEntry:
     )
 
 
-def load_model(
-    source: str | Path, *, name: str | None = None, device: str | torch.device = "cpu", cache: Path | None = None
-) -> Model:
-    """Load a model by name or from a file, ready for tracking.
-
-    `name` says which model an official file holds (guessed from the released file names when left out). `cache` is
-    the folder for downloads (default: that of huggingface-hub). Raises ModelError when nothing is found or the weights
-    do not fit, UnsafeFileError when a pickle asks for more than tensors.
-    """
-    path = Path(source)
-    if path.suffix in WEIGHT_SUFFIXES:
-        if not path.is_file():
-            raise ModelError(f"there is no file {path}. Known names: {', '.join(e.name for e in list_models())}.")
-        model = _from_file(path, name)
-    else:
-        entry = find_entry(str(source))
-        model = build_model(entry.config) if entry.file is None else _from_file(find_file(entry, cache), entry.name)
-    return model.eval().requires_grad_(False).to(device)
-
-
 def untrained_model(name: str) -> Model:
     """Make the network of a named model with random weights, ready for tracking: as fast as with any others."""
     return build_model(config_named(name)).eval().requires_grad_(False)
 
 
-def find_file(entry: ZooEntry, cache: Path | None = None) -> Path:
-    """Return the file of a named model's weights, downloaded if need be."""
-    assert entry.file is not None, "a model that learns nothing has no file"
-    if not entry.shipped:
-        return download(entry, cache=cache)
-    path = WEIGHTS_FOLDER / entry.file
-    if not path.is_file():
-        raise ModelError(f"the weights {path.name} are missing from this installation. Reinstall the package.")
-    return path
-
-
-def _from_file(path: Path, name: str | None) -> Model:
-    return _from_safetensors(path) if path.suffix == ".safetensors" else _from_released(path, name)
-
-
 def config_named(name: str) -> Any:
     """Return the configuration of a named model, with weights or without: a frozen dataclass of its family."""
     return UNTRAINED[name] if name in UNTRAINED else find_entry(name, besides=UNTRAINED).config
-
-
-def weights_hash(model: torch.nn.Module) -> str:
-    """First 16 hexadecimal digits of the SHA-256 over all names, shapes and bytes of the state dict."""
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-# -------------------------------------------------------------------------------------------------- files of our own
-
-
-def save_weights(path: Path, model: Model, about: Mapping[str, str], *, dtype: torch.dtype = torch.float32) -> None:
-    """Write a model with its configuration; `about` goes into the header (recipe, licence, scores ...).
-
-    `dtype` is the type in which parameters are stored (float16 halves the file; they are read back as float32). Buffers
-    keep their own.
-    """
-    config = json.dumps(dataclasses.asdict(model.config))
-    header = {"format": FILE_FORMAT, "family": family_of(model.config), "config": config}
-    parameters = {name for name, _ in model.named_parameters()}
-    state = {
-        key: (value.to(dtype) if key in parameters else value).detach().contiguous()
-        for key, value in model.state_dict().items()
-    }
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(state, unfinished, {**about, **header})
-    unfinished.replace(path)
-
-
-def read_header(path: Path) -> dict[str, str]:
-    """Return what the header of a weights file says."""
-    try:
-        with safe_open(path, "pt") as file:
-            header = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is not a readable .safetensors file: {error}") from error
-    if header.get("format") != FILE_FORMAT or not {"family", "config"} <= header.keys():
-        raise FormatError(
-            f"{path} has format {header.get('format')!r}; this version reads format {FILE_FORMAT!r}, with a family and "
-            f"its configuration. Was it saved by this package, and by no newer version?"
-        )
-    return header
-
-
-def read_config(path: Path) -> Any:
-    """Return the configuration of the model whose weights a file holds."""
-    header = read_header(path)
-    family = find_family(header["family"])
-    try:
-        return family.config(**_with_tuples(json.loads(header["config"])))
-    except (TypeError, ValueError) as error:
-        raise FormatError(f"{path} describes a model that this version does not know: {error}") from error
-
-
-def _from_safetensors(path: Path) -> Model:
-    config = read_config(path)
-    with safe_open(path, "pt") as file:
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dictionary
-    return fill(build_model(config), state, path)
-
-
-def _with_tuples(value: Any) -> Any:
-    """JSON knows no tuples: turn its lists into them."""
-    if isinstance(value, dict):
-        return {key: _with_tuples(item) for key, item in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
-
-
-# ---------------------------------------------------------------------------------------------------- official files
-
-
-def _from_released(path: Path, name: str | None) -> Model:
-    if name is None:
-        entry = next((e for e in list_models() if e.file == path.name), None)
-        if entry is None:
-            known = ", ".join(e.name for e in list_models())
-            raise ModelError(f"{path.name} does not say which model it holds. Give name=, one of: {known}.")
-    else:
-        entry = find_entry(name)
-    family = find_family(family_of(entry.config))
-    model = family.model(entry.config)
-    state = read_arrays(path) if path.suffix == ".npz" else read_pickled_state(path)
-    return fill(model, family.released(model, state), path)
-
-
-def read_arrays(path: Path) -> dict[str, Tensor]:
-    """Read the arrays of an `.npz` file, as released from JAX. Reads numbers and nothing else."""
-    try:
-        with zipfile.ZipFile(path) as archive:  # NumPy takes anything else for a pickle
-            archive.infolist()
-        with np.load(path, allow_pickle=False) as file:
-            return {key: torch.from_numpy(file[key]) for key in file}
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ModelError(f"{path} cannot be read as a checkpoint: {error}. Is the download complete?") from error
-    except (ValueError, TypeError) as error:
-        raise UnsafeFileError(f"{path} holds something else than numbers, so it was not read: {error}") from error
-
-
-def read_pickled_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a pickle, bare or in an entry of `WRAPPERS`. Builds tensors and nothing else."""
-    try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UnsafeFileError(
-            f"{path} asks to run code while it is read, so it was not read. Weights need no code: get the file from "
-            f"its publisher again, or have it converted to .safetensors by someone you trust."
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ModelError(f"{path} cannot be read as a checkpoint: {error}. Is the download complete?") from error
-    wrapper = next((name for name in WRAPPERS if isinstance(content, dict) and name in content), None)
-    state = content if wrapper is None else content[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ModelError(f"{path} holds no state dict: expected names and tensors, bare or under {WRAPPERS}.")
-    return state
-
-
-def fill(model: Network, state: Mapping[str, Tensor], path: Path) -> Network:
-    """Load a state dict strictly; a mismatch names the first keys that are missing, unknown or of another shape."""
-    own = model.state_dict()
-    problems = [f"{key} is missing" for key in own if key not in state]
-    problems += [f"{key} is unknown" for key in state if key not in own]
-    problems += [
-        f"{key} has shape {tuple(state[key].shape)}, expected {tuple(value.shape)}"
-        for key, value in own.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - MISMATCHES_SHOWN} more" if len(problems) > MISMATCHES_SHOWN else ""
-        raise ModelError(f"{path} does not fit this model: {'; '.join(problems[:MISMATCHES_SHOWN])}{more}.")
-    model.load_state_dict({key: value.to(own[key].dtype) for key, value in state.items()})
-    return model
-
-
-def download(entry: ZooEntry, *, cache: Path | None = None) -> Path:
-    """Fetch official weights, or find them in the cache, also without a network. Shows their licence the first time."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    folder = Path(cache or HF_HUB_CACHE)
-    if entry.url is None:
-        return _download_from_hub(entry, folder)
-    assert entry.file is not None
-    path = folder / f"pointloom-{entry.name}" / entry.file
-    if not path.is_file():
-        _show_licence(entry, entry.url)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _fetch(f"{entry.url}/{entry.file}", path)
-        except (OSError, HTTPException) as error:
-            raise _not_downloaded(entry, entry.url, error) from error
-        _show_hash(path)
-    return path
-
-
-def _download_from_hub(entry: ZooEntry, folder: Path) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    assert entry.repo is not None
-    assert entry.file is not None
-    pin = folder / f"pointloom-{entry.name}.commit"
-    revision = entry.revision or (pin.read_text().strip() if pin.is_file() else None)
-    try:
-        return Path(hf_hub_download(entry.repo, entry.file, revision=revision, cache_dir=folder, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
-    _show_licence(entry, entry.repo)
-    try:
-        path = Path(hf_hub_download(entry.repo, entry.file, revision=revision, cache_dir=folder))
-    except Exception as error:  # network, permission, disk: the hub raises many kinds
-        raise _not_downloaded(entry, entry.repo, error) from error
-    pin.write_text(path.parent.name)  # snapshots/COMMIT/file
-    return path
-
-
-def _fetch(url: str, path: Path) -> None:
-    """Copy a file from the web; nothing is left of one that breaks off."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with urlopen(url, timeout=FETCH_TIMEOUT_S) as answer, unfinished.open("wb") as file:
-            shutil.copyfileobj(answer, file)
-            expected = int(answer.headers.get("Content-Length", file.tell()))
-            if file.tell() != expected:
-                raise OSError(f"the connection ended after {file.tell()} of {expected} bytes")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _show_licence(entry: ZooEntry, source: str) -> None:
-    warnings.warn(
-        f"downloading {entry.file} of {source}, licence {entry.licence}"
-        + (": not for commercial use." if entry.commercial is False else "."),
-        PointloomWarning,
-        stacklevel=4,
-    )
-
-
-def _show_hash(path: Path) -> None:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    warnings.warn(
-        f"{path.name} is not pinned to a version: its publisher can change it. What came has the SHA-256 {digest}.",
-        PointloomWarning,
-        stacklevel=4,
-    )
-
-
-def _not_downloaded(entry: ZooEntry, source: str, error: Exception) -> ModelError:
-    return ModelError(
-        f"could not download {entry.file} of {source}: {error}. With a network, try again; or put the file on "
-        f"this machine and give its path with name={entry.name!r}."
-    )

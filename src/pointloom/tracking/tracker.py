@@ -30,7 +30,7 @@ from numpy.typing import ArrayLike
 
 from pointloom.errors import OptionError
 from pointloom.models.base import Estimate, Mode, Model
-from pointloom.models.zoo import weights_hash
+from pointloom.models.weight_files import weights_hash
 from pointloom.queries import Queries, VideoLike
 from pointloom.tracking.batches import ALONE, Batch, joint_batches, single_batches
 from pointloom.tracking.causal import FRAMES_AT_ONCE, causal_spans

@@ -29,7 +29,8 @@ from torch.utils.data import DataLoader, Dataset
 from pointloom.datasets.pool import ClipPool
 from pointloom.errors import OptionError
 from pointloom.models.base import Model
-from pointloom.models.zoo import build_model, config_named, initial_model, load_model, save_weights
+from pointloom.models.weight_files import load_model, save_weights
+from pointloom.models.zoo import build_model, config_named, initial_model
 from pointloom.training.batches import draw_pairs, draw_tracks
 from pointloom.training.checkpoint import load_newest, save_checkpoint
 from pointloom.training.log import Log
