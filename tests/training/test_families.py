@@ -182,13 +182,15 @@ def test_a_recipe_chooses_the_penalty_of_distances(pool: str) -> None:
     model = starting_model(recipe("tapir", pool, 1))
     far = torch.tensor([10.0])
     costs, losses = [], []
-    for penalty in ("huber", "charbonnier"):
+    for penalty in ("huber", "charbonnier", "logarithmic"):
         small = recipe("tapir", pool, 1)
         small = replace(small, tracking=replace(small.tracking, penalty=penalty))
         costs.append(float(tracking_objective(model, small.tracking, encoder_frozen=False).penalty(far)))
         losses.append(loss_of(model, small))
-    assert costs == pytest.approx([4 * (10 - 2), 9.51], abs=0.01)  # TAPIR's turns at 4 px
+    expected = [4 * (10 - 2), 9.51, 4 * np.log(1 + 9.51 / 4)]  # TAPIR's turns at 4 px
+    assert costs == pytest.approx(expected, abs=0.01)
     assert losses[0] > 1.5 * losses[1]
+    assert losses[1] > losses[2]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -12,7 +12,7 @@ from golden_cases import Case, load, model_of
 from pointloom.errors import OptionError
 from pointloom.models.base import Estimate
 from pointloom.tracking.windows import WindowResult, walk
-from pointloom.training.losses import LossWeights, charbonnier, from_query_on, huber, tracking_losses
+from pointloom.training.losses import LossWeights, charbonnier, from_query_on, huber, logarithmic, tracking_losses
 
 PARTS = {"visible": "loss_visible", "occluded": "loss_occluded", "confidence": "loss_conf", "visibility": "loss_vis"}
 CASES = ("offline", "online", "online_ragged", "offline_batch2")
@@ -189,6 +189,14 @@ def test_charbonnier_is_zero_at_zero_and_has_a_slope_below_one() -> None:
     cost.sum().backward()
     assert cost.tolist() == pytest.approx([999.5, 0.5 * 2**0.5 - 0.5, 0, 0.5 * 2**0.5 - 0.5, 999.5], abs=2e-4)
     assert d.grad.tolist() == pytest.approx([-1, -(0.5**0.5), 0, 0.5**0.5, 1], abs=1e-6)
+
+
+def test_the_logarithmic_penalty_flattens_beyond_its_reach() -> None:
+    d = torch.tensor([-12.0, 0.0, 0.01, 4.0, 12.0], dtype=torch.float64, requires_grad=True)
+    cost = logarithmic(d, 1e-6, 4.0)
+    cost.sum().backward()
+    assert cost.tolist() == pytest.approx([4 * np.log(4), 0, 0.01, 4 * np.log(2), 4 * np.log(4)], abs=2e-5)
+    assert d.grad.tolist() == pytest.approx([-1 / 4, 0, 1, 1 / 2, 1 / 4], abs=3e-3)
 
 
 def test_later_iterations_weigh_more_and_the_sum_is_divided_by_their_number() -> None:

@@ -65,6 +65,15 @@ def charbonnier(d: Float[Tensor, "*A"], scale: float) -> Float[Tensor, "*A"]:
     return (d.square() + scale**2).sqrt() - scale
 
 
+def logarithmic(d: Float[Tensor, "*A"], scale: float, reach: float) -> Float[Tensor, "*A"]:
+    """reach * log(1 + charbonnier(d) / reach); element-wise, in pixels.
+
+    Its slope falls beyond `reach`, so that lost points do not drown those that are nearly right. There a halved error
+    counts the same at any size, as it does for the thresholds of 1, 2, 4, 8 and 16 px by which trackers are measured.
+    """
+    return reach * torch.log1p(charbonnier(d, scale) / reach)
+
+
 def from_query_on(queries: Float[Tensor, "B N 3"], frames: int) -> Bool[Tensor, "B T N"]:
     """True from each point's query frame on: what counts for a model that tracks forwards only."""
     frame = torch.arange(frames, device=queries.device)

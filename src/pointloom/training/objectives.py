@@ -25,7 +25,15 @@ from pointloom.models.tapir import Tapir
 from pointloom.models.zoo import family_of
 from pointloom.tracking.windows import WindowResult, walk
 from pointloom.training.batches import PairBatch, TrackBatch
-from pointloom.training.losses import LossWeights, Penalty, charbonnier, from_query_on, huber, tracking_losses
+from pointloom.training.losses import (
+    LossWeights,
+    Penalty,
+    charbonnier,
+    from_query_on,
+    huber,
+    logarithmic,
+    tracking_losses,
+)
 from pointloom.training.losses_tapir import TapirLossWeights, tapir_huber, tapir_losses
 from pointloom.training.matching import MatchingLoss, first_estimate_loss
 from pointloom.training.parts import in_encoder
@@ -83,7 +91,14 @@ class TrackingObjective(nn.Module, ABC):
 
     def penalty(self, d: Tensor) -> Tensor:
         """What an error of position costs where the point is seen."""
-        return self.huber(d) if self.recipe.penalty == "huber" else charbonnier(d, self.recipe.charbonnier_px)
+        recipe = self.recipe
+        match recipe.penalty:
+            case "huber":
+                return self.huber(d)
+            case "charbonnier":
+                return charbonnier(d, recipe.charbonnier_px)
+            case "logarithmic":
+                return logarithmic(d, recipe.charbonnier_px, recipe.reach_px)
 
     @abstractmethod
     def losses_of(

@@ -121,8 +121,9 @@ class TrackingRecipe:
     confidence: float = 1.0
     visibility: float = 1.0
     gamma: float = 0.8
-    penalty: Literal["charbonnier", "huber"] = "charbonnier"
-    charbonnier_px: float = 0.5
+    penalty: Literal["charbonnier", "huber", "logarithmic"] = "charbonnier"
+    charbonnier_px: float = 0.5  # width of its rounded tip, and of the logarithmic penalty's
+    reach_px: float = 4.0  # beyond it the logarithmic penalty flattens
     confidence_px: float = 6.0
 
 
