@@ -21,10 +21,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pointloom.datasets.pool import fill_pool
 from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip
-from pointloom.errors import OptionError, PointloomWarning
-from pointloom.models import zoo
+from pointloom.errors import DatasetError, FormatError, ModelError, OptionError, PointloomWarning
+from pointloom.models import tapir, zoo
 from pointloom.models.cotracker3 import CoTracker3, initialise
 from pointloom.models.weight_files import load_model, save_weights, weights_hash
+from pointloom.models.zoo import build_model
 from pointloom.training import log
 from pointloom.training.checkpoint import load_newest, save_checkpoint
 from pointloom.training.loop import Steps, devices_and_nodes, generator, starting_model, train
@@ -206,6 +207,44 @@ def test_the_log_forgets_what_is_done_again(tmp_path: Path) -> None:
     assert metrics.read_text() == '{"step": 1, "a": 1}\n{"step": 2, "a": 2}\n'
 
 
+def test_what_was_passed_over_is_counted_and_named_once_although_a_run_was_interrupted(
+    pool: str, tmp_path: Path
+) -> None:
+    mixed, run = tmp_path / "pool", tmp_path / "run"
+    shutil.copytree(pool, mixed)
+    shutil.copytree(mixed / "00000000", mixed / "damaged")
+    (mixed / "damaged" / "frames.npy").write_bytes(b"nothing")
+    small = recipe(str(mixed), "tracking", 8)
+    small = replace(small, validation=pool)
+    with pytest.warns(PointloomWarning, match="passed over"):
+        train(small, run)
+    named = (run / "passed.jsonl").read_text()
+    assert {json.loads(row)["step"] for row in named.splitlines()} & {5, 6, 7, 8}
+    (run / "checkpoints" / "step_00000008.pt").unlink()
+    with pytest.warns(PointloomWarning, match="passed over"):
+        train(small, run)
+    assert (run / "passed.jsonl").read_text() == named
+    assert rows(run, "train")[-1]["passed"] == len(named.splitlines())
+
+
+def test_a_start_that_does_not_fit_is_refused(pool: str, tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    small = replace(recipe(pool, "tracking", 1), start_from=str(start))
+    save_weights(start, build_model(replace(SMALL, hidden=48)), {})
+    with pytest.raises(ModelError, match=r"the model small cannot start from .* has another shape"):
+        starting_model(small)
+    save_weights(start, build_model(tapir.TINY), {})
+    with pytest.raises(ModelError, match="no name of a parameter is the same"):
+        starting_model(small)
+
+
+def test_a_pool_for_validation_that_is_missing_is_noticed_before_the_first_step(pool: str, tmp_path: Path) -> None:
+    small = replace(recipe(pool, "tracking", 100), validation=str(tmp_path / "nowhere"))
+    with pytest.raises(DatasetError, match="nowhere holds no clips"):
+        train(small, tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_blocks_that_the_start_does_not_have_add_nothing_at_first(pool: str, tmp_path: Path) -> None:
     without = CoTracker3(replace(SMALL, resize="as_is", space_attention=False))
     initialise(without, seed=5)
@@ -251,10 +290,17 @@ def test_a_broken_newest_checkpoint_falls_back_to_the_one_before(tmp_path: Path)
     save_checkpoint(tmp_path, 1, {"step": 1})
     newest = save_checkpoint(tmp_path, 2, {"step": 2})
     newest.write_bytes(newest.read_bytes()[:50])
-    with pytest.warns(PointloomWarning, match="going on from the one before"):
+    with pytest.warns(PointloomWarning, match="trying the one before"):
         state = load_newest(tmp_path)
     assert state is not None
     assert state["step"] == 1
+
+
+def test_a_run_does_not_begin_again_because_its_checkpoints_cannot_be_read(tmp_path: Path) -> None:
+    assert load_newest(tmp_path) is None
+    save_checkpoint(tmp_path, 1, {"step": 1}).write_bytes(b"")
+    with pytest.warns(PointloomWarning), pytest.raises(FormatError, match=r"no checkpoint in .* can be read"):
+        load_newest(tmp_path)
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -277,9 +323,23 @@ def test_a_wrong_recipe_names_what_is_wrong(tmp_path: Path) -> None:
     assert load_recipe(path, ["optimizer.rate=0.5"]).optimizer.rate == 0.5
     with pytest.raises(OptionError, match="speed"):
         load_recipe(path, ["optimizer.speed=1"])
+    for wrong, message in {
+        "data.frames=[24,16]": "data.frames is the shortest and the longest clip",
+        "tracking.window=[1,1]": "tracking.window is the shortest and the longest window, from 2",
+        "validate_every=0": "validate_every must be at least 1",
+        "seed=-1": "seed at least 0",
+        "steps=0": "steps and processes must be at least 1",
+    }.items():
+        with pytest.raises(OptionError, match=message):
+            load_recipe(path, [wrong])
     path.write_text("model: tiny\nobjective: tracking\nsteps: 5\n")
     with pytest.raises(OptionError, match="names no clips"):
         load_recipe(path)
+    path.write_text("model: [tiny")
+    with pytest.raises(OptionError, match=r"recipe\.yaml: "):
+        load_recipe(path)
+    with pytest.raises(OptionError, match=r"nowhere\.yaml cannot be read: No such file"):
+        load_recipe(tmp_path / "nowhere.yaml")
 
 
 def test_positions_stay_exact_in_mixed_precision(pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,3 +83,15 @@ def test_another_penalty_takes_the_place_of_hubers(case: Case) -> None:
         estimate_of(*parameters(case)), **truth(case), size=size(case), known=known, penalty=torch.ones_like
     )
     assert float(of_one["position"]) == pytest.approx(float(truth(case)["visible"].double().mean()))
+
+
+def test_what_counts_as_right_is_a_choice(case: Case) -> None:
+    predicted = estimate_of(*(values.detach() for values in parameters(case)))
+    losses = [
+        tapir_losses(predicted, **truth(case), size=size(case), weights=TapirLossWeights(confidence_px=px))
+        for px in (1e-3, 1e6)
+    ]
+    sure = torch.nn.functional.logsigmoid(-frames_first(case, "expected_dist"))
+    visible = truth(case)["visible"]
+    assert float(losses[1]["confidence"]) == pytest.approx(float((-sure * visible).mean()))
+    assert float(losses[0]["confidence"]) != pytest.approx(float(losses[1]["confidence"]))

@@ -56,7 +56,7 @@ def random_batch(clips: int = 2, frames: int = 10, points: int = 5) -> TrackBatc
     )
 
 
-def objective_of(**changes: bool) -> TrackingObjective:
+def objective_of(**changes: float) -> TrackingObjective:
     model = CoTracker3(replace(SMALL, resize="as_is"))
     initialise(model, seed=1)
     return tracking_objective(model, TrackingRecipe(iterations=2, **changes), encoder_frozen=False)
@@ -101,3 +101,11 @@ def test_recomputed_activations_cost_nothing_without_gradients() -> None:
     with torch.inference_mode():
         objective.model.encode(random_batch().frames)
     assert len(passes) == 2  # groups of images, each once
+
+
+def test_all_that_is_trained_has_a_gradient_although_no_pair_of_frames_shows_a_point() -> None:
+    """Else a process would not hear of the others, which have one."""
+    batch = random_batch()
+    batch = batch._replace(visible=torch.zeros_like(batch.visible))
+    objective = objective_of(matching_weight=0.5)
+    assert gradients(objective, batch).keys() == gradients(objective, random_batch()).keys()

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pointloom.errors import PointloomWarning
+from pointloom.errors import FormatError, PointloomWarning
 
 KEPT = 2
 
@@ -29,15 +29,20 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
 
 
 def load_newest(folder: Path) -> dict[str, Any] | None:
-    """Return the newest state that can be read, or None when there is none."""
-    for path in sorted(folder.glob("step_*.pt"), reverse=True):
+    """Return the newest state that can be read, or None where nothing was saved yet."""
+    paths = sorted(folder.glob("step_*.pt"), reverse=True)
+    for path in paths:
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return state
         except Exception as error:  # whatever a half-written file makes the reader raise
             warnings.warn(
-                f"{path} cannot be read ({type(error).__name__}); going on from the one before.",
+                f"{path} cannot be read ({type(error).__name__}); trying the one before.",
                 PointloomWarning,
                 stacklevel=2,
             )
+    if paths:
+        raise FormatError(
+            f"no checkpoint in {folder} can be read. Is the disk there? Remove that folder to begin the run again."
+        )
     return None

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -27,25 +28,26 @@ REPORT_EVERY = 20  # steps
 
 
 class Log:
-    """The log of a run that begins, or goes on, after `step` of `steps` steps and `seconds` of training."""
+    """The log of a run that begins, or goes on, after `step` of `steps` steps and `seconds`; `skipped` were no use."""
 
-    def __init__(self, fabric: Fabric, run: Path, steps: int, step: int, seconds: float) -> None:
+    def __init__(self, fabric: Fabric, run: Path, steps: int, step: int, seconds: float, skipped: int) -> None:
         self.fabric = fabric
         self.run = run
         self.steps = steps
         self.first_step = step
         self.seconds_before = seconds
-        self.skipped = 0
-        self.passed = 0
+        self.skipped = skipped
         self.started = time.monotonic()
         self.waited = 0.0
         self.sums: dict[str, float] = {}
         self.count = 0
         if fabric.is_global_zero:
-            metrics = run / "metrics.jsonl"
-            forget_after(metrics, step)
-            self.file = metrics.open("a")
+            for name in ("metrics.jsonl", "passed.jsonl"):
+                forget_after(run / name, step)
+            self.file = (run / "metrics.jsonl").open("a")
             self.board = SummaryWriter(str(run), purge_step=step + 1)
+        fabric.barrier()
+        self.passed = sum(row["process"] == fabric.global_rank for row in read_rows(run / "passed.jsonl"))
 
     @property
     def seconds(self) -> float:
@@ -113,18 +115,21 @@ class Log:
         self.fabric.print(text, flush=True)
 
 
-def forget_after(metrics: Path, step: int) -> None:
+def forget_after(file: Path, step: int) -> None:
     """Remove rows of steps that will be made again, and a row that was cut off."""
-    if not metrics.exists():
-        return
-    kept = []
-    for line in metrics.read_text().splitlines():
+    kept = [row for row in read_rows(file) if row["step"] <= step]
+    if file.exists():
+        unfinished = file.with_suffix(".tmp")
+        unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        unfinished.replace(file)
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file, up to one that was cut off; none if there is no file."""
+    rows = []
+    for line in file.read_text().splitlines() if file.exists() else []:
         try:
-            row = json.loads(line)
+            rows.append(json.loads(line))
         except json.JSONDecodeError:
             break
-        if row["step"] <= step:
-            kept.append(line + "\n")
-    unfinished = metrics.with_suffix(".tmp")
-    unfinished.write_text("".join(kept))
-    unfinished.replace(metrics)
+    return rows

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pointloom.datasets.pool import ClipPool
-from pointloom.errors import OptionError
+from pointloom.errors import ModelError, OptionError
 from pointloom.models.base import Model
 from pointloom.models.weight_files import load_model, save_weights
 from pointloom.models.zoo import build_model, config_named, initial_model
@@ -81,16 +81,18 @@ def _train(fabric: Fabric, recipe: Recipe, run: Path) -> Path:
         objective = tracking_objective(model, recipe.tracking, encoder_frozen=frozen)
     optimizer = make_optimizer(objective, recipe.optimizer)
     average = {k: v.detach().clone() for k, v in model.state_dict().items()} if recipe.optimizer.average else None
-    step, best, seconds = 0, -math.inf, 0.0
+    held_back = ClipPool.open(recipe.validation) if recipe.validation else None
+    step, best, seconds, skipped = 0, -math.inf, 0.0, 0
     state = load_newest(run / "checkpoints")
     if state is not None:
         objective.load_state_dict(state["objective"])
-        average, step, best, seconds = state["average"], state["step"], state["best"], state["seconds"]
+        average, step, best = state["average"], state["step"], state["best"]
+        seconds, skipped = state["seconds"], state["skipped"]
     wrapped, wrapped_optimizer = fabric.setup(objective, optimizer)
     if state is not None:
         optimizer.load_state_dict(state["optimizer"])  # now that the parameters are on their device
     average = fabric.to_device(average)
-    log = Log(fabric, run, recipe.steps, step, seconds)
+    log = Log(fabric, run, recipe.steps, step, seconds, skipped)
     drawn = Steps(recipe, fabric.global_rank).from_step(step)
     saved = time.monotonic()
 
@@ -103,6 +105,7 @@ def _train(fabric: Fabric, recipe: Recipe, run: Path) -> Path:
                 "step": step,
                 "best": best,
                 "seconds": log.seconds,
+                "skipped": log.skipped,
             }
             save_checkpoint(run / "checkpoints", step, state)
 
@@ -118,7 +121,7 @@ def _train(fabric: Fabric, recipe: Recipe, run: Path) -> Path:
             group["lr"] = group["factor"] * learning_rate(recipe.optimizer, step, recipe.steps)
         with log.waiting():
             arguments, passed = next(drawn)
-        log.passed_over(step, passed)
+        log.passed_over(step + 1, passed)
         torch.manual_seed(int(generator(recipe.seed, step, "torch", fabric.global_rank).integers(2**31)))
         # not Fabric's mixed precision: it rounds the inputs too, and bfloat16 positions are off by a pixel
         with torch.autocast(fabric.device.type, torch.bfloat16, enabled=recipe.precision == "bf16-mixed"):
@@ -136,8 +139,8 @@ def _train(fabric: Fabric, recipe: Recipe, run: Path) -> Path:
         if average is not None:
             blend_into(average, model, recipe.optimizer.average, step)
         log.step(step, losses, norm)
-        if recipe.validation and (step % recipe.validate_every == 0 or step == recipe.steps):
-            scores, pictures = validate(fabric, objective, model, average, recipe)
+        if held_back and (step % recipe.validate_every == 0 or step == recipe.steps):
+            scores, pictures = validate(fabric, objective, model, average, held_back, recipe)
             log.scores(step, scores, pictures)
             if scores["score"] > best:
                 best = scores["score"]
@@ -200,7 +203,8 @@ class Steps(Dataset[Drawn]):
 def starting_model(recipe: Recipe) -> Model:
     """Make the model of a recipe: initial weights, or those it starts from.
 
-    A block that these weights do not have adds nothing at first, so that the model begins as good as they are.
+    A block that these weights do not have adds nothing at first, so that the model begins as good as they are. Raises
+    ModelError for weights of other widths, or of another family.
     """
     config = config_named(recipe.model)
     if hasattr(config, "resize"):
@@ -209,8 +213,12 @@ def starting_model(recipe: Recipe) -> Model:
     if recipe.start_from:
         other = load_model(recipe.start_from).state_dict()
         own = model.state_dict()
+        known = {k: v for k, v in other.items() if k in own}
+        changed = [k for k, v in known.items() if own[k].shape != v.shape]
+        if changed or not known:
+            what = f"{changed[0]} has another shape" if changed else "no name of a parameter is the same"
+            raise ModelError(f"the model {recipe.model} cannot start from {recipe.start_from}: {what}.")
         quiet = {k: torch.zeros_like(v) for k, v in own.items() if k not in other and k.endswith(LAST_OF_BLOCKS)}
-        known = {k: v for k, v in other.items() if k in own and own[k].shape == v.shape}
         model.load_state_dict(own | quiet | known)
     return model
 
@@ -221,11 +229,14 @@ def _as_drawn(drawn: Any) -> Any:
 
 
 def validate(
-    fabric: Fabric, objective: nn.Module, model: Model, average: dict[str, Tensor] | None, recipe: Recipe
+    fabric: Fabric,
+    objective: nn.Module,
+    model: Model,
+    average: dict[str, Tensor] | None,
+    pool: ClipPool,
+    recipe: Recipe,
 ) -> tuple[Scores, dict[str, Picture]]:
     """Score the (averaged) weights on held-back clips, each process its share of them, and draw some tracks."""
-    assert recipe.validation is not None
-    pool = ClipPool.open(recipe.validation)
     mine = range(fabric.global_rank, min(recipe.validation_clips, len(pool)), fabric.world_size)
     kept = {k: v.clone() for k, v in model.state_dict().items()} if average else None
     if average:

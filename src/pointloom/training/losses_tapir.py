@@ -26,7 +26,6 @@ from pointloom.training.losses import Penalty, huber
 
 SIDE = 256  # of the frame in whose pixels distances are counted
 HUBER_PX = 4.0  # where the penalty turns from squared to linear
-RIGHT_PX = 6.0  # from the truth a position is right up to here
 
 
 def tapir_huber(d: Float[Tensor, "*A"]) -> Float[Tensor, "*A"]:
@@ -36,11 +35,15 @@ def tapir_huber(d: Float[Tensor, "*A"]) -> Float[Tensor, "*A"]:
 
 @dataclass(frozen=True)
 class TapirLossWeights:
-    """How the three parts are summed. The defaults are the released ones, of both models."""
+    """How the three parts are summed, and what they aim at. The defaults are the released ones, of both models.
+
+    confidence_px  a position is right if it lies at most this far from the truth
+    """
 
     position: float = 0.05
     visibility: float = 1.0
     confidence: float = 1.0
+    confidence_px: float = 6.0
 
 
 def tapir_losses(
@@ -66,7 +69,7 @@ def tapir_losses(
     difference = (estimate.xy - xy).where(known[..., None], 0.0)
     square = (difference * unit).square().sum(-1)
     distance = (square + 1e-12).sqrt()  # so that its slope at zero is a number
-    right = (square <= RIGHT_PX**2).to(square.dtype)
+    right = (square <= weights.confidence_px**2).to(square.dtype)
     doubt = F.binary_cross_entropy_with_logits(estimate.confidence_logit, right, reduction="none")
     mistake = F.binary_cross_entropy_with_logits(estimate.visibility_logit, visible.to(square.dtype), reduction="none")
     losses = {

@@ -193,7 +193,9 @@ class CoTracker3Objective(TrackingObjective):
                 pair = FrameFeatures(maps, features.size, features.input)
                 parts = self.matching(pair, batch.xy[:1, first, both], batch.xy[:1, second, both])
                 losses.append(sum(parts.values(), torch.zeros(())))
-        return torch.stack(losses).mean() if losses else features.maps[0].sum() * 0
+        if not losses:  # nothing to learn, from all that has a gradient: other processes wait for it
+            return features.maps[0].sum() * 0 + self.matching.log_temperatures.sum() * 0
+        return torch.stack(losses).mean()
 
 
 class CoTracker2Objective(CoTracker3Objective):
@@ -250,7 +252,7 @@ class TapirObjective(TrackingObjective):
     ) -> dict[str, Tensor]:
         """Return TAPIR's losses, summed over its estimates; frames before a query count as well."""
         recipe = self.recipe
-        weights = TapirLossWeights(recipe.visible, recipe.visibility, recipe.confidence)
+        weights = TapirLossWeights(recipe.visible, recipe.visibility, recipe.confidence, recipe.confidence_px)
         height, width = clip.frames.shape[2:4]
         (window,) = windows
         of_estimates = [

@@ -154,6 +154,18 @@ class Recipe:
             raise OptionError("the recipe names no clips: set data.sources.")
         if self.objective == "matching" and self.data.augmentation:
             raise OptionError("data.augmentation is for clips; pairs are turned and zoomed by data.warped.")
+        shortest, longest = self.data.frames
+        if not 2 <= shortest <= longest:
+            raise OptionError(f"data.frames is the shortest and the longest clip, from 2; got {shortest, longest}.")
+        shortest, longest = self.tracking.window
+        if not 2 <= shortest <= longest:
+            raise OptionError(
+                f"tracking.window is the shortest and the longest window, from 2; got {shortest, longest}."
+            )
+        if self.validate_every < 1 or self.seed < 0:
+            raise OptionError(
+                f"validate_every must be at least 1 and seed at least 0, got {self.validate_every} and {self.seed}."
+            )
 
 
 def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:
@@ -161,6 +173,7 @@ def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:
     try:
         from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
+        from yaml import YAMLError
     except ImportError as error:
         raise MissingExtraError("omegaconf", "train") from error
     try:
@@ -168,5 +181,7 @@ def load_recipe(path: Path | str, overrides: list[str] | None = None) -> Recipe:
             OmegaConf.structured(Recipe), OmegaConf.load(path), OmegaConf.from_dotlist(overrides or [])
         )
         return cast(Recipe, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
+    except OSError as error:
+        raise OptionError(f"{path} cannot be read: {error.strerror}. Recipes are YAML files, see recipes/.") from error
+    except (OmegaConfBaseException, YAMLError) as error:
         raise OptionError(f"{path}: {str(error).splitlines()[0]}") from error
