@@ -51,6 +51,16 @@ def test_what_a_killed_process_left_is_neither_read_nor_in_the_way(tmp_path: Pat
     assert not left.exists()
 
 
+def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_clip(tmp_path, small_clip(1))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_damaged_clip_is_named(tmp_path: Path) -> None:
     write_clip(tmp_path, small_clip(1))
     (tmp_path / "clip" / "tracks.npz").write_bytes(b"half")

@@ -6,7 +6,10 @@ is complete. So what is there need not be made again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +33,19 @@ class ClipLayout:
 def clip_name(seed: int) -> str:
     """Name of the clip of a seed, and of its folder."""
     return f"{seed:08d}"
+
+
+@contextmanager
+def unfinished_clip(folder: Path, name: str) -> Iterator[Path]:
+    """Give a hidden folder to write a clip into; it takes the clip's name once all is written, or is removed."""
+    unfinished = folder / f".{name}.{os.getpid()}"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        unfinished.rename(folder / name)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def is_made(folder: Path, seed: int, layout: ClipLayout) -> bool:

@@ -17,8 +17,6 @@ and, of a clip of which more is known, besides:
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ from jaxtyping import Float32, UInt8
 
 from pointloom import geometry
 from pointloom.datasets.clip import AnnotatedClip
-from pointloom.datasets.generated import ClipLayout
+from pointloom.datasets.generated import ClipLayout, unfinished_clip
 from pointloom.errors import VideoError
 
 
@@ -52,19 +50,16 @@ def write_sequence(folder: Path, clip: AnnotatedClip, scene: SceneTruth | None =
 
     Without `scene` nothing is written of what it would hold.
     """
-    unfinished = folder / f".{clip.name}.{os.getpid()}"
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
-    unfinished.mkdir(parents=True)
     coords = np.where(clip.valid[..., None], geometry.to_raster(clip.xy), np.nan).astype(np.float32)
     content: dict[str, Any] = {"coords": coords, "visibility": ~clip.visible}
-    _write_images(unfinished / "frames", clip.frames[..., ::-1])
-    if scene is not None:
-        content |= {"coords_depth": scene.track_depth, "camera": scene.camera}
-        _write_images(unfinished / "segmentations", scene.segmentation)
-        _write_arrays(unfinished / "depths", scene.depth)
-        _write_arrays(unfinished / "forward_flows", scene.flow)
-    np.save(unfinished / f"{clip.name}.npy", np.array(content, dtype=object))
-    unfinished.rename(folder / clip.name)
+    with unfinished_clip(folder, clip.name) as unfinished:
+        _write_images(unfinished / "frames", clip.frames[..., ::-1])
+        if scene is not None:
+            content |= {"coords_depth": scene.track_depth, "camera": scene.camera}
+            _write_images(unfinished / "segmentations", scene.segmentation)
+            _write_arrays(unfinished / "depths", scene.depth)
+            _write_arrays(unfinished / "forward_flows", scene.flow)
+        np.save(unfinished / f"{clip.name}.npy", np.array(content, dtype=object))
 
 
 KUBRIC = ClipLayout("kubric", "{name}.npy", write_sequence)

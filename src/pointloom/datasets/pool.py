@@ -6,7 +6,6 @@ a clip reads two frames. A folder appears under its name only when it is complet
 
 from __future__ import annotations
 
-import os
 import shutil
 import zipfile
 import zlib
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from pointloom.datasets.clip import AnnotatedClip
-from pointloom.datasets.generated import ClipLayout, fill_folder
+from pointloom.datasets.generated import ClipLayout, fill_folder, unfinished_clip
 from pointloom.datasets.registry import register
 from pointloom.errors import DatasetError
 
@@ -65,13 +64,10 @@ def read_pool(path: Path) -> ClipPool:
 
 def write_clip(folder: Path, clip: AnnotatedClip) -> None:
     """Add a clip to a pool; what has its name is replaced."""
-    unfinished = folder / f".{clip.name}.{os.getpid()}"
-    shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
-    unfinished.mkdir(parents=True)
-    np.save(unfinished / "frames.npy", clip.frames)
-    np.savez(unfinished / "tracks.npz", xy=clip.xy, visible=clip.visible, valid=clip.valid)
-    shutil.rmtree(folder / clip.name, ignore_errors=True)
-    unfinished.rename(folder / clip.name)
+    with unfinished_clip(folder, clip.name) as unfinished:
+        np.save(unfinished / "frames.npy", clip.frames)
+        np.savez(unfinished / "tracks.npz", xy=clip.xy, visible=clip.visible, valid=clip.valid)
+        shutil.rmtree(folder / clip.name, ignore_errors=True)
 
 
 POOL = ClipLayout("pool", "tracks.npz", write_clip)
