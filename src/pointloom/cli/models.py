@@ -13,8 +13,8 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print for a pro
     """List the models that can be loaded by name: size, modes, licence, and what was measured.
 
     Modes: full sees the whole video at once, windowed walks over it, causal takes frames as they come. The licence is
-    that of the weights; the last column says whether it lets companies use them. Scores and speed are those that the
-    file of the weights tells of itself.
+    that of the weights; the last column says whether it lets companies use them. Scores are those that the file of the
+    weights tells of itself; so is speed, or it was measured with random weights.
     """
     from pointloom.models.catalogue import catalogue, format_catalogue
 
