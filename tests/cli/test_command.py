@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pointloom import Tracks, cli, open_video, write_video
+from pointloom.cli.track import name_of
 from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip
 from pointloom.models.weight_files import save_weights
 from tracking.small_models import small_model
@@ -90,6 +91,22 @@ def test_results_are_not_overwritten_unasked(run, clip: Path, weights: str, tmp_
     assert len(Tracks.load(tmp_path / "tracks.npz")) == 4
 
 
+def test_a_place_that_cannot_hold_results_is_noticed_before_tracking(run, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        code, _, err = run("track", clip, "--model", "no-model-is-loaded", "-o", out)
+        assert code == 2
+        assert f"{out} cannot be a folder for results" in err
+
+
+def test_a_frame_for_points_that_say_theirs_is_a_mistake(run, clip: Path, weights: str, tmp_path: Path) -> None:
+    table = tmp_path / "points.csv"
+    table.write_text("frame,x,y\n4,10.5,20\n")
+    code, _, err = run("track", clip, "--points", table, "--frame", 3, "--model", weights, "-o", tmp_path / "out")
+    assert code == 2
+    assert "points of a file say their frames themselves" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -124,7 +141,15 @@ def test_an_interrupted_run_ends_with_130(
     monkeypatch.setattr("pointloom.Tracker.track", interrupted)
     code, _, err = run("track", clip, "--model", weights, "-o", tmp_path)
     assert code == 130
+    assert "interrupted; files that were complete are kept" in err
     assert "Traceback" not in err
+
+
+def test_results_are_called_as_the_clip_or_the_folder_of_its_images(tmp_path: Path) -> None:
+    (tmp_path / "plate.v1").mkdir()
+    names = {"clip.mp4": "clip", "plate.v1": "plate.v1", "plate.v1/.": "plate.v1", "plate.v1/*.png": "plate.v1"}
+    for place, name in names.items():
+        assert name_of(tmp_path / place) == name
 
 
 def test_models_lists_licences(run) -> None:

@@ -41,9 +41,10 @@ def main() -> None:
     except PointloomError as error:
         typer.echo(f"pointloom: {error}", err=True)
         sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        typer.echo("pointloom: interrupted; what was finished is kept.", err=True)
-        sys.exit(INTERRUPTED)
+    except SystemExit as end:  # also of a KeyboardInterrupt
+        if end.code == INTERRUPTED:
+            typer.echo("pointloom: interrupted; files that were complete are kept.", err=True)
+        raise
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 DEFAULT_GRID = 20
-
-
-class Direction(StrEnum):
-    """Where to track from each query."""
-
-    forward = "forward"
-    backward = "backward"
-    both = "both"
 
 
 def track(
@@ -35,13 +26,15 @@ def track(
         Path | None, typer.Option(help="An image of the video's size: points where it is not black.")
     ] = None,
     sift: Annotated[int | None, typer.Option(help="The N strongest SIFT key points.", min=1)] = None,
-    frame: Annotated[int, typer.Option(help="Frame in which grid, mask and SIFT points start, from 0.", min=0)] = 0,
+    frame: Annotated[
+        int | None, typer.Option(help="Frame in which grid, mask and SIFT points start. The default is 0.", min=0)
+    ] = None,
     model: Annotated[
         str, typer.Option(help="A name from `pointloom models`, or a .safetensors or .pth file.")
     ] = "tiny",
     direction: Annotated[
-        Direction, typer.Option(help="Where to track from the frame of each point.")
-    ] = Direction.forward,
+        Literal["forward", "backward", "both"], typer.Option(help="Where to track from the frame of each point.")
+    ] = "forward",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for the results. The default is out/NAME of the video.")
     ] = None,
@@ -56,8 +49,8 @@ def track(
 ) -> None:
     """Track points through a video.
 
-    Kinds of points can be combined. Writes tracks.mp4 (the clip with trails; hollow rings where a point is hidden),
-    tracks.npz (positions, visibility, confidence) and sheet.png (twelve frames).
+    Kinds of points can be combined. Writes tracks.mp4 (the clip with trails, without sound; hollow rings where a point
+    is hidden), tracks.npz (positions, visibility, confidence) and sheet.png (twelve frames).
 
     Examples:
 
@@ -71,9 +64,13 @@ def track(
     from pointloom.apps.annotate import Annotated as Files
     from pointloom.apps.annotate import write_annotated
     from pointloom.cli.progress import progress_bar
+    from pointloom.errors import OptionError
     from pointloom.tracking.runner import DTYPES
 
-    files = Files.in_folder(out or Path("out") / video.stem, overwrite=overwrite)
+    files = Files.in_folder(out or Path("out") / name_of(video), overwrite=overwrite)
+    if frame is not None and points is not None and (grid, mask, sift) == (None, None, None):
+        raise OptionError("--frame is for --grid, --mask and --sift; the points of a file say their frames themselves.")
+    frame = frame or 0
     queries = Queries()
     if points is not None:
         queries += Queries.from_file(points)
@@ -84,11 +81,11 @@ def track(
     if grid is not None or not queries.samplers:
         queries += Queries.grid(grid or DEFAULT_GRID, frame=frame)
 
-    started = time.monotonic()
     with open_video(video) as footage:
         tracker = Tracker(load_model(model), memory_budget=memory, device=device, dtype=DTYPES[precision])
+        started = time.monotonic()
         with progress_bar(f"tracking {footage.name}") as progress:
-            tracks = tracker.track(footage, queries, direction=direction.value, progress=progress)
+            tracks = tracker.track(footage, queries, direction=direction, progress=progress)
         seconds = time.monotonic() - started
         write_annotated(files, footage, tracks)
     seen = float(tracks.seen().mean()) if len(tracks) else 0.0
@@ -110,3 +107,10 @@ def track(
     )
     for name in ("video", "tracks", "sheet"):
         typer.echo(f"  {name:<7}{summary[name]}")
+
+
+def name_of(video: Path) -> str:
+    """What results are called: as the file without its ending, or as the folder of the images."""
+    if set("*?[") & set(video.name):
+        return video.absolute().parent.name
+    return video.resolve().name if video.is_dir() else video.stem

@@ -63,7 +63,10 @@ def read_mask(path: Path) -> Bool[np.ndarray, "H W"]:
     if not path.is_file():
         raise QueryError(f"there is no mask {path}.")
     data = np.fromfile(path, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    except cv2.error:
+        image = None
     if image is None:
         raise QueryError(f"the mask {path} is not an image that can be read. Save it as png.")
     colours: UInt8[np.ndarray, "H W C"] = image.reshape(*image.shape[:2], -1)[..., :3]  # without transparency

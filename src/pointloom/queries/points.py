@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,15 +61,16 @@ def read_queries(path: str | Path) -> Float32[np.ndarray, "N 3"]:
     .npz   the same under the name `queries`, or a file of tracks, whose queries are taken
     """
     path = Path(path)
-    if path.suffix not in READERS:
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
         raise FormatError(f"queries are read from {', '.join(READERS)}, not from {path.name!r}.")
     if not path.is_file():
         raise FormatError(f"there is no file {path}.")
     try:
-        return Points(READERS[path.suffix](path)).queries
+        return Points(reader(path)).queries
     except QueryError as error:
         raise QueryError(f"{path.name}: {error}") from error
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, csv.Error, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(f"{path} cannot be read as queries: {error}") from error
 
 
