@@ -64,8 +64,7 @@ class SeenRule:
         return probability > self.threshold
 
 
-# The one default: both must hold. On held-back generated clips AJ is highest, and the same, from 0.3 to 0.4, while more
-# points are called seen rightly than at one half.
+# The one default: both must hold. On held-back generated clips AJ is highest here (docs/training.md).
 SEEN = SeenRule("product", 0.35)
 
 # The rules of others, for comparing with their results.
@@ -225,7 +224,7 @@ class Tracks:
         """Write an `.npz`. A file of that name is replaced, in one moment, once the new one is complete."""
         path = Path(path)
         if path.suffix != ".npz":
-            raise OptionError(f"tracks are saved as .npz, got {path.name!r}. Other formats: `pointloom export`.")
+            raise OptionError(f"tracks are saved as .npz, got {path.name!r}.")
         try:
             meta = json.dumps({**self.meta, RESERVED_META: FILE_FORMAT}, sort_keys=True)
         except TypeError as error:

@@ -60,7 +60,7 @@ def test_a_model_is_tracked_as_the_tracker_does(frames: np.ndarray, tmp_path: Pa
     np.testing.assert_array_equal(found.xy, expected.xy)
     np.testing.assert_array_equal(found.visibility, expected.visibility)
     np.testing.assert_array_equal(found.confidence, expected.confidence)
-    assert found.input_size == (48, 32)
+    assert (found.input_size, found.confidence_px) == ((48, 32), 12)
 
 
 def test_per_query_and_both_directions_reach_the_tracker(frames: np.ndarray, tmp_path: Path) -> None:

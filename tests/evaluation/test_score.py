@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,9 @@ from pointloom.evaluation.score import LEAST_MASK_QUERIES, ClipScore, score, sco
 PLAIN = PROTOCOLS["pointloom-1"]
 
 
-def answer(question: Question, clip: Clip, protocol: Protocol, off_px: float = 0.0) -> Tracks:
+def answer(
+    question: Question, clip: Clip, protocol: Protocol, off_px: float = 0.0, confidence_px: float | None = 12
+) -> Tracks:
     """What a tracker would say that knows the truth, but is `off_px` too far right, in pixels of the video."""
     assert isinstance(clip, AnnotatedClip)
     xy = protocol.enter(clip.xy[question.track] + np.float32([off_px, 0]), clip.size)
@@ -39,15 +42,17 @@ def answer(question: Question, clip: Clip, protocol: Protocol, off_px: float = 0
         "model": {"model": "oracle", "weights": "abc"},
         "confidence": True,
         "input_size": [128, 128],
+        "confidence_px": confidence_px,
+        "pointloom": "1",
     }
     size = protocol.frame_size(clip.size)
     seconds = np.arange(xy.shape[1])
     return Tracks(xy, visibility, np.full_like(visibility, 0.9), question.queries, seconds, size, meta=meta)
 
 
-def scored(clip: Clip, protocol: Protocol = PLAIN, off_px: float = 0.0, model: str = "oracle") -> ClipScore:
+def scored(clip: Clip, protocol: Protocol = PLAIN, *, model: str = "oracle", **said: Any) -> ClipScore:
     asked = questions(clip, protocol)
-    return score_clip(clip, model, protocol, asked, [answer(question, clip, protocol, off_px) for question in asked])
+    return score_clip(clip, model, protocol, asked, [answer(question, clip, protocol, **said) for question in asked])
 
 
 @pytest.mark.parametrize("name", ["pointloom-1", "tapvid-first", "tapvid-strided", "cotracker3-first"])
@@ -131,7 +136,13 @@ def test_masks_get_their_agreement(name: str) -> None:
     (question,) = questions(clip, protocol)
     xy = np.repeat(question.queries[:, None, 1:], 8, axis=1)
     seen = np.ones(xy.shape[:2], np.float32)
-    meta = {"model": {"weights": None}, "confidence": False, "input_size": None}
+    meta = {
+        "model": {"weights": None},
+        "confidence": False,
+        "input_size": None,
+        "confidence_px": None,
+        "pointloom": "1",
+    }
     size = protocol.frame_size(SIZE)
     tracks = Tracks(xy, seen, seen, question.queries, np.arange(8), size, meta=meta)
     found = score_clip(clip, "still", protocol, [question], [tracks])
@@ -220,6 +231,9 @@ def test_confidence_is_measured_in_pixels_as_the_network_sees_them() -> None:
     far = scored(sliding_clip(), off_px=9.1).reliability["confidence"]  # 12.1 px
     assert near.observed.sum() == near.points.sum() == 17
     assert far.observed.sum() == 0
+    stricter = scored(sliding_clip(), off_px=8.9, confidence_px=11).reliability["confidence"]
+    assert stricter.observed.sum() == 0
+    assert "confidence" not in scored(sliding_clip(), confidence_px=None).reliability
     assert near.calibration_error == pytest.approx(10, abs=1e-3)  # said 0.9, was always so
 
 
@@ -350,13 +364,21 @@ def test_a_clip_that_was_not_tracked_is_missed(tmp_path: Path) -> None:
         score(dataset(clip, sliding_clip("a/two")), ["static"], PLAIN, store)
 
 
-def test_predictions_by_two_sets_of_weights_are_not_mixed(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"model": "static", "weights": "other"}}, r"model\.weights = other, but this evaluation has None"),
+        ({"pointloom": "0.0.1"}, r"pointloom = 0\.0\.1, but this evaluation has"),
+    ],
+    ids=["weights", "versions of the package"],
+)
+def test_predictions_by_two_of_a_kind_are_not_mixed(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     store, clips = PredictionStore(tmp_path), (sliding_clip("a/one"), sliding_clip("a/two"))
     predict(dataset(*clips), ["static"], PLAIN, store)
     path = store.path("static", "a/two", "first")
     kept = Tracks.load(path)
-    replace(kept, meta={**kept.meta, "model": {"model": "static", "weights": "other"}}).save(path)
-    with pytest.raises(FormatError, match=r"model.weights = other, but this evaluation has None"):
+    replace(kept, meta={**kept.meta, **change}).save(path)
+    with pytest.raises(FormatError, match=message):
         score(dataset(*clips), ["static"], PLAIN, store)
 
 

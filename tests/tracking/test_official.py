@@ -24,6 +24,7 @@ from pointloom.tracking.official import (
     track_online,
     whole_video,
 )
+from tapir_cases import SMALL_CAUSAL, small_tapir
 
 SIZE = (48, 40)  # width, height
 
@@ -301,3 +302,13 @@ def test_a_fractional_frame_is_cut_for_the_description_of_a_point() -> None:
     patches = [points.support[0] for points in described]
     assert torch.equal(patches[0], patches[1])
     assert not torch.allclose(patches[0], patches[2])
+
+
+def test_a_causal_model_remembers_what_it_saw() -> None:
+    model, frames = small_tapir(SMALL_CAUSAL), video(6).double()
+    features = encoded(model, frames)
+    points = model.describe(features, torch.tensor([[[0, 20, 15], [2, 30, 22]]], dtype=torch.float64))
+    found = whole_video(model, features, points)
+    torch.testing.assert_close(found.xy, model.refine(features, points, iterations=official.ITERATIONS).xy)
+    forgetful = model.refine(features.between(5, 6), points, iterations=official.ITERATIONS)
+    assert float((found.xy[:, 5:] - forgetful.xy).abs().max()) > 1e-3

@@ -197,7 +197,7 @@ def _curve(axes: Axes, models: Sequence[str], curve: Curve, quantity: str, class
 def calibration(results: Results) -> str | None:
     """What was said to be so probable against how often it was so."""
     wanted = [of for of in ("visibility", "confidence") if any(c.of == of for c in results.calibration)]
-    titles = {"visibility": "visibility", "confidence": "confidence (within 12 px as the network sees it)"}
+    titles = {"visibility": "visibility", "confidence": "confidence, where the point is visible"}
 
     def draw(figure: Figure) -> None:
         panels = figure.subplots(1, 2, sharey=True)
@@ -233,11 +233,11 @@ def calibration(results: Results) -> str | None:
     return _svg(draw, height=4.2, name="Calibration") if wanted else None
 
 
-def differences(results: Results, kind: Kind = "points", group: str = ALL) -> str | None:
-    """How much better one model is than another, with intervals, for the first three scores."""
-    rows = [d for d in results.differences if d.kind == kind and d.group == group and math.isfinite(d.value)]
+def differences(results: Results) -> str | None:
+    """How much better one model is than another on points of all clips, with intervals, for the first three scores."""
+    rows = [d for d in results.differences if (d.kind, d.group) == ("points", ALL) and math.isfinite(d.value)]
     pairs = list(dict.fromkeys((row.model, row.versus) for row in rows))
-    metrics = HEADLINES[kind][:COMPARED]
+    metrics = HEADLINES["points"][:COMPARED]
     if not pairs:
         return None
 

@@ -18,6 +18,7 @@ import operator
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -230,7 +231,7 @@ def check_names(names: Sequence[str]) -> None:
     """Refuse two models of one name, which could not be told apart in a table."""
     for name in names:
         if names.count(name) > 1:
-            raise OptionError(f"two models are called {name!r}. Give one of them a name: --model other={name}.")
+            raise OptionError(f"two models are called {name!r}. Give one of them a name: --model other=MODEL.")
 
 
 def _missing(clip: Clip, predictors: dict[str, Predictor], protocol: Protocol, store: PredictionStore) -> Iterator[Job]:
@@ -271,6 +272,7 @@ def _answer(
                 **job.about,
                 "confidence": found.confidence is not None,
                 "input_size": None if found.input_size is None else list(found.input_size),
+                "confidence_px": found.confidence_px,
             },
         )
         job.path.parent.mkdir(parents=True, exist_ok=True)
@@ -302,7 +304,13 @@ def _elsewhere(workers: int, answer: Answer) -> Iterator[Answer]:
         while len(running) > at_most:
             ended, running = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
-                future.result()
+                try:
+                    future.result()
+                except BrokenProcessPool as error:
+                    raise DatasetError(
+                        "a process that tracked was ended by the system, most likely for want of memory. "
+                        "Use fewer --workers; what was tracked is kept."
+                    ) from error
 
     def submit(clip: str, video: UInt8[np.ndarray, "T H W 3"], jobs: list[Job]) -> None:
         wait_until(workers - 1)

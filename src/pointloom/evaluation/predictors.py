@@ -35,14 +35,16 @@ from pointloom.tracking.tracker import Tracker
 class Prediction:
     """Where points are in every frame that was tracked, in pixels of it.
 
-    confidence   None where the predictor has none
-    input_size   (width, height) of the frames as a network saw them, in whose pixels confidence is meant; None without
+    confidence     None where the predictor has none
+    input_size     (width, height) of the frames as a network saw them; None without a network
+    confidence_px  how near confidence calls right, in pixels of those frames; None where nobody knows
     """
 
     xy: Float32[np.ndarray, "N T 2"]
     visibility: Float32[np.ndarray, "N T"]
     confidence: Float32[np.ndarray, "N T"] | None = None
     input_size: tuple[int, int] | None = None
+    confidence_px: float | None = None
 
 
 class Predictor(ABC):
@@ -88,12 +90,12 @@ class ModelPredictor(Predictor):
 
     def predict(self, frames: UInt8[np.ndarray, "T H W 3"], queries: Float32[np.ndarray, "N 3"]) -> Prediction:
         """Track with `Tracker` or with the published predictors."""
-        input_size = self._input_size(frames)
+        as_seen = self._input_size(frames), self._tracker.model.info.confidence_px
         if self.protocol.driver == "official" and len(queries):
-            return Prediction(*self._officially(frames, queries), input_size)
+            return Prediction(*self._officially(frames, queries), *as_seen)
         inside = into_frame(queries, frames)
         tracks = self._tracker.track(frames, Queries.points(inside), direction=self.protocol.direction)
-        return Prediction(tracks.xy, tracks.visibility, tracks.confidence, input_size)
+        return Prediction(tracks.xy, tracks.visibility, tracks.confidence, *as_seen)
 
     @torch.inference_mode()
     def _input_size(self, frames: UInt8[np.ndarray, "T H W 3"]) -> tuple[int, int]:
@@ -169,7 +171,7 @@ def into_frame(queries: Float32[np.ndarray, "N 3"], frames: UInt8[np.ndarray, "T
 def split_name(source: str) -> tuple[str, str]:
     """Split `NAME=SOURCE`. Without a name a model is called as in the zoo, a file by its folder and its own name."""
     name, equals, place = source.partition("=")
-    if equals:
+    if equals and not Path(source).is_file():
         if not name or not place:
             raise OptionError(f"{source!r} should be NAME=MODEL, such as new=runs/7/weights.safetensors.")
         return name, place

@@ -68,7 +68,6 @@ from pointloom.evaluation.results import (
 from pointloom.evaluation.statistics import SEED, Interval, draws, interval, mean, mean_of_groups
 from pointloom.tracks import Tracks
 
-CONFIDENT_PX = 12  # confidence is the probability of being nearer than this, in pixels of the frame the network saw
 LEAST_MASK_QUERIES = 10  # on the object; with fewer, mask agreement is left to chance
 
 LOWER_ENDS = {
@@ -124,7 +123,7 @@ def score(
             answers = []
             for question, fields in zip(asked, about, strict=True):
                 tracks = store.load(model, clip.name, question, {**fields, **made_by.get(model, {})})
-                made_by.setdefault(model, {"model": tracks.meta["model"]})  # all by the same weights
+                made_by.setdefault(model, {key: tracks.meta[key] for key in ("model", "pointloom")})  # all by the same
                 answers.append(tracks)
             scored.append(score_clip(clip, model, protocol, asked, answers))
     return scored
@@ -209,13 +208,13 @@ class _Pairs:
 
     def reliability(self) -> dict[str, Reliability]:
         found = {"visibility": reliability(self.tracks.visibility[self.evaluated], self.visible[self.evaluated])}
-        input_size = self.tracks.meta["input_size"]
-        if self.tracks.meta["confidence"] and input_size is not None:
+        input_size, confidence_px = (self.tracks.meta[key] for key in ("input_size", "confidence_px"))
+        if self.tracks.meta["confidence"] and input_size is not None and confidence_px is not None:
             counted = self.evaluated & self.visible
             seen_by_network = [
                 geometry.resize_area(xy, EVALUATION_SIZE, tuple(input_size)) for xy in (self.predicted, self.truth)
             ]
-            near = _distance(*seen_by_network) < CONFIDENT_PX
+            near = _distance(*seen_by_network) < confidence_px
             found["confidence"] = reliability(self.tracks.confidence[counted], near[counted])
         return found
 

@@ -35,6 +35,8 @@ class ModelInfo:
                 takes frames as they come, any number at a time, and remembers what it needs. The first is the default
     window      frames seen at once in windowed mode; `step` of them are new in each window. 1 and 1 without that mode
     iterations  refinements of the estimate that the model was made for
+    confidence_px  confidence is the probability that a position is nearer to the truth than this, in pixels of the
+                frames as the model sees them. None: it has no confidence, or nobody knows what it means
     """
 
     family: str
@@ -47,6 +49,7 @@ class ModelInfo:
     code_licence: str
     weights_licence: str
     citation: str
+    confidence_px: float | None = None
 
 
 @dataclass(frozen=True)
@@ -186,7 +189,7 @@ class Estimate:
 
     @property
     def confidence(self) -> Float[Tensor, "B T N"]:
-        """Probability that the position is right: within 12 px at the model's resolution (CoTracker3), or 6 (TAPIR)."""
+        """Probability that the position is right: see `ModelInfo.confidence_px`."""
         return self.confidence_logit.sigmoid()
 
     @staticmethod

@@ -89,6 +89,9 @@ class CoTracker3Config:
     virtual_tracks: int = 64
     space_attention: bool = True
     separate_heads: bool = True  # visibility and confidence have their own last layer
+    confidence_px: float = (
+        12.0  # as near as this to the truth was right in training, in pixels of frames as it sees them
+    )
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot work together."""
@@ -144,6 +147,7 @@ TINY = CoTracker3Config(
     time_depth=2,
     space_depth=1,
     virtual_tracks=16,
+    confidence_px=20.0,  # trained for 12 px on frames of 256 x 192, seen at 424 x 320
 )
 
 
@@ -244,6 +248,7 @@ class CoTracker3(Model):
             code_licence="Apache-2.0",
             weights_licence="unknown",
             citation="Karaev et al. 2024, CoTracker3: Simpler and Better Point Tracking by Pseudo-Labelling Videos",
+            confidence_px=c.confidence_px,
         )
 
     # ---- encode

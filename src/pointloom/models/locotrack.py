@@ -58,6 +58,7 @@ PEAK_RADIUS = 5.0  # cells around the best one that count
 MOTION_FREQUENCIES = 10
 CHANNELS_A_NORM = 16  # of a correlation's reader that are normalised together
 HEAD_WIDTH = 64
+CONFIDENCE_PX = 6.0  # nearer to the truth than this was right in training, in frames of 256 x 256
 STEEPNESS = 24.0  # how much faster the last head forgets than one that never would
 MASKED = -1e9  # logit of what a head does not look at
 FRAMES_MATCHED_AT_ONCE = 256  # of single points: bounds memory, changes nothing
@@ -304,6 +305,7 @@ class LocoTrack(Model):
             code_licence="Apache-2.0",
             weights_licence="unknown",
             citation="Cho et al. 2024, Local All-Pair Correspondence for Point Tracking",
+            confidence_px=CONFIDENCE_PX * self.config.resolution[0] / 256,
         )
 
     # ---- encode

@@ -43,6 +43,7 @@ from pointloom.models.encoders import (
 from pointloom.models.layers import initialise_tracker, pyramid, sample_patches, soft_peak, unit_length
 
 FINE, COARSE = 1, 3  # the groups of the encoder whose maps are used, at 1/4 and 1/8 of the size
+CONFIDENCE_PX = 6.0  # nearer to the truth than this was right in training, in frames of 256 x 256
 KERNEL = 3  # frames that a convolution of the mixer sees
 MATCH_CHANNELS = 16  # of the small network that reads how well a point fits to every cell of a frame
 MATCH_WIDE_CHANNELS = 32
@@ -358,6 +359,7 @@ class Tapir(Model):
             weights_licence="unknown",
             citation="Doersch et al. 2023, TAPIR: Tracking Any Point with per-frame Initialization and temporal "
             "Refinement",
+            confidence_px=CONFIDENCE_PX * self.config.resolution[0] / 256,
         )
 
     # ---- encode

@@ -467,6 +467,7 @@ class TapNext(Model):
             code_licence="Apache-2.0",
             weights_licence="unknown",
             citation="Zholus et al. 2025, TAPNext: Tracking Any Point (TAP) as Next Token Prediction",
+            confidence_px=CERTAIN_BINS * self.config.resolution[0] / BINS,
         )
 
     # ---- encode

@@ -17,6 +17,7 @@ import json
 import os
 import pickle
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -158,7 +159,10 @@ def _from_released(path: Path, name: str | None) -> Model:
         entry = next((e for e in list_models() if e.file == path.name), None)
         if entry is None:
             known = ", ".join(e.name for e in list_models())
-            raise ModelError(f"{path.name} does not say which model it holds. Give name=, one of: {known}.")
+            raise ModelError(
+                f"{path.name} does not say which model it holds. Give it the name under which it was released, such as "
+                f"scaled_online.pth, or in Python load_model(path, name=...), one of: {known}."
+            )
     else:
         entry = find_entry(name)
     family = find_family(family_of(entry.config))
@@ -174,7 +178,7 @@ def read_arrays(path: Path) -> dict[str, Tensor]:
             archive.infolist()
         with np.load(path, allow_pickle=False) as file:
             return {key: torch.from_numpy(file[key]) for key in file}
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise ModelError(f"{path} cannot be read as a checkpoint: {error}. Is the download complete?") from error
     except (ValueError, TypeError) as error:
         raise UnsafeFileError(f"{path} holds something else than numbers, so it was not read: {error}") from error
@@ -186,10 +190,10 @@ def read_pickled_state(path: Path) -> dict[str, Tensor]:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnsafeFileError(
-            f"{path} asks to run code while it is read, so it was not read. Weights need no code: get the file from "
-            f"its publisher again, or have it converted to .safetensors by someone you trust."
+            f"{path} asks for more than tensors, as if to run code, or is damaged; so it was not read. Get the file "
+            f"from its publisher again, or have it converted to .safetensors by someone you trust."
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except (RuntimeError, ValueError, LookupError, EOFError, OSError) as error:
         raise ModelError(f"{path} cannot be read as a checkpoint: {error}. Is the download complete?") from error
     wrapper = next((name for name in WRAPPERS if isinstance(content, dict) and name in content), None)
     state = content if wrapper is None else content[wrapper]

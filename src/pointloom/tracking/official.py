@@ -38,10 +38,11 @@ from pointloom.models.cotracker2 import CoTracker2
 from pointloom.models.cotracker3 import CoTracker3
 from pointloom.queries.grid import grid_points
 from pointloom.tracking.windows import WindowResult, carried, run_window, walk
+from pointloom.tracks import SEEN_RULES
 
 ITERATIONS = 6
-OFFLINE_VISIBILITY = 0.9  # visible above it, whatever the confidence
-ONLINE_PRODUCT = 0.6  # visible where visibility x confidence lies above it; the evaluation's rule as well
+OFFLINE_VISIBILITY = SEEN_RULES["cotracker3-offline"].threshold  # visible above it, whatever the confidence
+ONLINE_PRODUCT = SEEN_RULES["cotracker3-online"].threshold  # visible where visibility x confidence lies above it
 SUPPORT_GRID = 6  # points a side
 GLOBAL_GRID = 5
 LOCAL_GRID = 8
@@ -77,7 +78,7 @@ def whole_video(
 
     A windowed model is not run on a video of at most `step` frames: positions are then (0, 0) and both logits 0.
     """
-    if model.info.modes[0] == "full":
+    if model.info.modes[0] != "windowed":
         return model.refine(features, points, iterations=iterations)
     window, step, frames = model.info.window, model.info.step, len(features)
     if frames <= step:
