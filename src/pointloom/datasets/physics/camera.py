@@ -154,7 +154,7 @@ def _any_path(
     aim = centres.mean(axis=(0, 1)) if len(centres) else np.array([0, 0, 0.3])
     target = np.clip(aim, -room / 3, room / 3) + rng.normal(0, 0.12, 3)
 
-    def line(value: np.ndarray | float, change: float) -> Float[np.ndarray, "2 *shape"]:
+    def line(value: np.ndarray | float, change: float) -> Float[np.ndarray, "2 ..."]:
         """A value in the middle of the clip, and its change."""
         slope = rng.normal(0, change * speed, np.shape(value))
         return np.array([value - middle * slope, slope])
