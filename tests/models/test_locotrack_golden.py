@@ -261,8 +261,8 @@ def reading(change: Callable[[Tensor, Tensor], list[Tensor]]) -> Alter:
 
 
 def sampled_half_a_cell_off(patch: pytest.MonkeyPatch, model: LocoTrack) -> None:
-    for name in ("sample_patches", "correlation_volume"):
-        arguments_before = 2 if name == "sample_patches" else 1
+    for name in ("sample_between_frames", "correlation_volume"):
+        arguments_before = 2 if name == "sample_between_frames" else 1
         original = getattr(locotrack, name)
 
         def altered(*given: Any, original: Any = original, k: int = arguments_before, **options: Any) -> Tensor:
@@ -318,7 +318,7 @@ def without_enlargement(patch: pytest.MonkeyPatch, model: LocoTrack) -> None:
 NOTICED: dict[str, Alter] = {
     "sampled half a cell off": sampled_half_a_cell_off,
     "zeros beyond the map around the query": function(
-        "sample_patches", lambda original, m, t, xy, r: original(F.pad(m, (0, 0, 1, 1, 1, 1)), t, xy + 1, r)
+        "sample_between_frames", lambda original, m, t, xy, r: original(F.pad(m, (0, 0, 1, 1, 1, 1)), t, xy + 1, r)
     ),
     "the edge repeated around the track": function(
         "correlation_volume", lambda original, *arguments, outside: original(*arguments)

@@ -14,7 +14,6 @@ from pointloom.models.cotracker3 import TINY, CoTracker3
 from pointloom.models.layers import unit_length
 from pointloom.training.matching import MatchingLoss
 from pointloom.training.objectives import JITTER_PX, jitter
-from pointloom.training.validate import matched
 
 SHIFT = torch.tensor([8.0, -4.0])  # pixels by which the second frame is moved: whole cells of both maps
 STRIDE = 4
@@ -88,8 +87,8 @@ def test_gradients_reach_the_features_and_the_temperatures(loss: MatchingLoss) -
 
 def test_the_best_match_is_found_where_it_is(loss: MatchingLoss) -> None:
     with torch.inference_mode():
-        found = matched(loss, shifted_features().maps, POINTS)
-    torch.testing.assert_close(found, (POINTS + SHIFT)[0], atol=0.3, rtol=0)
+        found = loss.find(shifted_features().maps, POINTS)
+    torch.testing.assert_close(found, POINTS + SHIFT, atol=0.3, rtol=0)
 
 
 def test_a_jittered_start_knows_nothing_of_visibility_and_is_off_by_a_smooth_path() -> None:

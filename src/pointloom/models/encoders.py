@@ -7,7 +7,7 @@ together. Encoders take images channels first and return maps channels first.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -192,6 +192,24 @@ class PreActivationResNet(nn.Module):
             x = group(x)
             maps.append(x)
         return maps
+
+
+def check_resolutions(sizes: Iterable[tuple[int, int]]) -> None:
+    """Refuse a (height, width) that a `PreActivationResNet` cannot see."""
+    unit = PRE_ACTIVATION_STRIDE
+    for height, width in sizes:
+        if height % unit or width % unit or max(height, width) < 2 * unit:
+            raise OptionError(
+                f"a resolution must be a multiple of {unit} in height and width, and one of them at least {2 * unit}; "
+                f"got {height} x {width}."
+            )
+
+
+def stretched(images: Float[Tensor, "A 3 H W"], size: tuple[int, int]) -> Float[Tensor, "A 3 _h _w"]:
+    """Resize images to (height, width), their corners in place; without a filter, as TAPIR and LocoTrack do."""
+    if images.shape[-2:] == size:
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
 def growing_resolutions(first: tuple[int, int], last: tuple[int, int]) -> list[tuple[int, int]]:

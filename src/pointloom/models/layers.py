@@ -65,6 +65,20 @@ def sample_patches(
     return blend(pixels, fraction.to(pixels.dtype))
 
 
+def sample_between_frames(
+    maps: Float[Tensor, "B T h w C"], time: Float[Tensor, "B N"], xy: Float[Tensor, "B N 2"], radius: int
+) -> Float[Tensor, "B N P P C"]:
+    """Sample patches at times that may lie between two frames, whose patches are then blended.
+
+    Times count from the first frame of the maps; those outside are moved to the nearest frame.
+    """
+    time = time.clamp(0, maps.shape[1] - 1)
+    frame = time.long()
+    here, next_one = (sample_patches(maps, f, xy, radius) for f in (frame, frame + 1))
+    share = (time - frame)[..., None, None, None]
+    return here + share.to(here.dtype) * (next_one - here)
+
+
 def correlation_volume(
     maps: Float[Tensor, "B T h w C"],
     xy: Float[Tensor, "B T N 2"],

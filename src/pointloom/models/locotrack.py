@@ -35,17 +35,18 @@ from pointloom.errors import OptionError
 from pointloom.geometry import from_raster, resize_area, to_raster
 from pointloom.models.base import Estimate, FrameFeatures, Model, ModelInfo, PointFeatures
 from pointloom.models.encoders import (
-    PRE_ACTIVATION_STRIDE,
     PreActivationResNet,
+    check_resolutions,
     growing_resolutions,
     resolutions_used,
+    stretched,
 )
 from pointloom.models.layers import (
     attend,
     correlation_volume,
     fourier_embedding,
     initialise_tracker,
-    sample_patches,
+    sample_between_frames,
     soft_peak,
     to_neighbours,
     unit_length,
@@ -105,13 +106,7 @@ class LocoTrackConfig:
             raise OptionError(f"reader_widths must be multiples of {CHANNELS_A_NORM}, got {self.reader_widths}.")
         if self.refinements == ():
             raise OptionError("LocoTrack needs a resolution in `refinements`, or None to derive some; got none.")
-        for height, width in (self.resolution, *(self.refinements or ())):
-            unit = PRE_ACTIVATION_STRIDE
-            if height % unit or width % unit or max(height, width) < 2 * unit:
-                raise OptionError(
-                    f"a resolution must be a multiple of {unit} in height and width, and one of them at least "
-                    f"{2 * unit}; got {height} x {width}."
-                )
+        check_resolutions((self.resolution, *(self.refinements or ())))
 
     @property
     def hidden(self) -> int:
@@ -328,9 +323,7 @@ class LocoTrack(Model):
         )
 
     def _maps(self, images: Float[Tensor, "A 3 H W"], size: Size) -> list[Float[Tensor, "A _h _w _C"]]:
-        if images.shape[-2:] != size:
-            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-        maps = self.resnet_torch(images)
+        maps = self.resnet_torch(stretched(images, size))
         return [unit_length(maps[group].movedim(1, -1)) for group in (SHARP, FINE, COARSE)]
 
     # ---- describe
@@ -340,14 +333,10 @@ class LocoTrack(Model):
 
         Between two frames they are blended.
         """
-        time = (queries[..., 0] - features.start).clamp(0, len(features) - 1)
-        frame = time.long()
-        share = (time - frame)[..., None, None, None]
 
         def taken(m: Float[Tensor, "B T h w C"], radius: int) -> Float[Tensor, "B N P P C"]:
             cells = resize_area(queries[..., 1:], features.size, (m.shape[3], m.shape[2]))
-            here, next_one = (sample_patches(m, f, cells, radius) for f in (frame, frame + 1))
-            return here + share.to(here.dtype) * (next_one - here)
+            return sample_between_frames(m, queries[..., 0] - features.start, cells, radius)
 
         patches = [taken(m, self.config.radius) for m in features.maps[:3]]
         return PointFeatures(queries, (*patches, *(taken(m, 0) for m in features.maps[-2:])))

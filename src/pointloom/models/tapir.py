@@ -35,12 +35,13 @@ from pointloom.errors import OptionError
 from pointloom.geometry import from_raster, resize_area, to_raster
 from pointloom.models.base import Estimate, FrameFeatures, Memory, Mode, Model, ModelInfo, PointFeatures
 from pointloom.models.encoders import (
-    PRE_ACTIVATION_STRIDE,
     PreActivationResNet,
+    check_resolutions,
     growing_resolutions,
     resolutions_used,
+    stretched,
 )
-from pointloom.models.layers import initialise_tracker, pyramid, sample_patches, soft_peak, unit_length
+from pointloom.models.layers import initialise_tracker, pyramid, sample_between_frames, soft_peak, unit_length
 
 FINE, COARSE = 1, 3  # the groups of the encoder whose maps are used, at 1/4 and 1/8 of the size
 CONFIDENCE_PX = 6.0  # nearer to the truth than this was right in training, in frames of 256 x 256
@@ -86,13 +87,7 @@ class TapirConfig:
             raise OptionError(
                 f"TAPIR needs a refinement and an iteration; got {self.iterations} iterations at {self.refinements}."
             )
-        unit = PRE_ACTIVATION_STRIDE
-        for height, width in (self.resolution, *(self.refinements or ())):
-            if height % unit or width % unit or max(height, width) < 2 * unit:
-                raise OptionError(
-                    f"a resolution must be a multiple of {unit} in height and width, and one of them at least "
-                    f"{2 * unit}; got {height} x {width}."
-                )
+        check_resolutions((self.resolution, *(self.refinements or ())))
 
     @property
     def fine(self) -> int:
@@ -376,9 +371,7 @@ class Tapir(Model):
         )
 
     def _maps(self, images: Float[Tensor, "A 3 H W"], size: Size) -> list[Float[Tensor, "A _h _w _C"]]:
-        if images.shape[-2:] != size:
-            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-        maps = self.resnet_torch(images)
+        maps = self.resnet_torch(stretched(images, size))
         fine, coarse = (maps[group].movedim(1, -1) for group in (FINE, COARSE))
         if self.config.extra_blocks:
             coarse = self.extra_convs(coarse)
@@ -388,16 +381,12 @@ class Tapir(Model):
 
     def describe(self, features: FrameFeatures, queries: Float[Tensor, "B N 3"]) -> PointFeatures:
         """Read the fine and the coarse map of each resolution at the query; between two frames, blend them."""
-        time = (queries[..., 0] - features.start).clamp(0, len(features) - 1)
-        frame = time.long()
-        share = (time - frame)[..., None, None, None]
         support = []
         for k, m in enumerate(features.maps):
             if k % self.config.maps > 1:
                 continue  # pooled
             cells = resize_area(queries[..., 1:], features.size, (m.shape[3], m.shape[2]))
-            here, next_one = (sample_patches(m, f, cells, 0) for f in (frame, frame + 1))
-            support.append(here + share.to(here.dtype) * (next_one - here))
+            support.append(sample_between_frames(m, queries[..., 0] - features.start, cells, 0))
         return PointFeatures(queries, tuple(support))
 
     # ---- refine
@@ -474,11 +463,16 @@ class Tapir(Model):
             xy = torch.where(here[..., None], on_query, xy)
         return State(xy, hidden.to(xy.dtype), far.to(xy.dtype))
 
+    def scores(self, similarity: Float[Tensor, "A h w"]) -> tuple[Float[Tensor, "A C h w"], Float[Tensor, "A h w"]]:
+        """Return what a convolution sees in images of similarities, and the logit of each cell."""
+        layers = self.torch_cost_volume_track_mods
+        shared = F.relu(layers["hid1"](similarity[:, None]))
+        return shared, self.config.temperature * layers["hid2"](shared)[:, 0]
+
     def match(self, similarity: Float[Tensor, "A h w"]) -> Match:
         """Read images of similarities: one for each point and frame."""
         layers = self.torch_cost_volume_track_mods
-        shared = F.relu(layers["hid1"](similarity[:, None]))
-        score = self.config.temperature * layers["hid2"](shared)[:, 0]
+        shared, score = self.scores(similarity)
         probability = score.flatten(1).softmax(dim=1).view(score.shape)
         # padded on the right and below only: this differs from both sides where the map has an odd height or width
         wide = F.relu(layers["hid3"](F.pad(shared, (0, 2, 0, 2)))).mean(dim=(-2, -1))

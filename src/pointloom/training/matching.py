@@ -23,6 +23,7 @@ from pointloom.models.tapir import Tapir
 
 START_TEMPERATURE = 15.0  # of features of length one
 WINDOW_RADIUS = 3  # cells
+FOUND_RADIUS = 2  # cells around the best one in which a point is found
 SOFT_MEAN_PX = 0.25  # where the error of the soft mean turns from squared to absolute
 
 
@@ -63,6 +64,23 @@ class MatchingLoss(nn.Module):
         """Return the map on which cells are told apart."""
         return maps[1 if self.fine else 0]
 
+    def find(
+        self, maps: tuple[Float[Tensor, "B 2 _h _w _C"], ...], first: Float[Tensor, "B K 2"]
+    ) -> Float[Tensor, "B K 2"]:
+        """Find points of frame 0 in frame 1: the best cell, then the soft mean around it, last on the finest map."""
+        coarse, stride = self.coarse(maps), float(self.stride)
+        temperature = self.log_temperatures.exp()
+        similarity = self._points(coarse, first / stride) @ coarse[:, 1].flatten(1, 2).transpose(1, 2)
+        best = similarity.argmax(-1)
+        w = coarse.shape[3]
+        xy = torch.stack([best % w, best // w], dim=-1) * stride
+        levels = [(coarse, stride, temperature[0])]
+        if self.fine:
+            levels.append((maps[0], stride / 2, temperature[1]))
+        for level, cell, sharpness in levels:
+            xy = xy + cell * self._offset(level, first / cell, xy / cell, FOUND_RADIUS, sharpness)
+        return xy
+
     @staticmethod
     def _points(maps: Float[Tensor, "B 2 h w C"], first: Float[Tensor, "B K 2"]) -> Float[Tensor, "B K C"]:
         return sample_patches(maps, torch.zeros_like(first[..., 0], dtype=torch.long), first, 0)[:, :, 0, 0]
@@ -76,14 +94,19 @@ class MatchingLoss(nn.Module):
     def _where(self, maps: Tensor, first: Tensor, second: Tensor, temperature: Tensor) -> Tensor:
         """Error, in cells, of the soft mean in a window that lies within two cells of the truth."""
         centre = second + 4 * torch.rand_like(second) - 2
-        frame = torch.ones_like(second[..., 0], dtype=torch.long)
-        patch = sample_patches(maps, frame, centre, WINDOW_RADIUS).flatten(2, 3)  # (B, K, P*P, C)
+        error = centre + self._offset(maps, first, centre, WINDOW_RADIUS, temperature) - second
+        return F.smooth_l1_loss(error, torch.zeros_like(error), beta=SOFT_MEAN_PX)
+
+    def _offset(
+        self, maps: Tensor, first: Tensor, centre: Tensor, radius: int, temperature: Tensor
+    ) -> Float[Tensor, "B K 2"]:
+        """Soft mean of the similarities in a window around `centre`, from there, in cells."""
+        frame = torch.ones_like(centre[..., 0], dtype=torch.long)
+        patch = sample_patches(maps, frame, centre, radius).flatten(2, 3)  # (B, K, P*P, C)
         similarity = (patch @ self._points(maps, first)[..., None])[..., 0]
         probability = (temperature * similarity.float()).softmax(-1)
-        offset = torch.arange(-WINDOW_RADIUS, WINDOW_RADIUS + 1, device=maps.device, dtype=probability.dtype)
-        offsets = torch.cartesian_prod(offset, offset)  # x offset slow
-        error = centre + probability @ offsets - second
-        return F.smooth_l1_loss(error, torch.zeros_like(error), beta=SOFT_MEAN_PX)
+        offset = torch.arange(-radius, radius + 1, device=maps.device, dtype=probability.dtype)
+        return probability @ torch.cartesian_prod(offset, offset)  # x offset slow
 
 
 def cell_cross_entropy(
@@ -115,7 +138,6 @@ def first_estimate_loss(
     coarse, query = features.maps[1], points.support[1][:, :, 0, 0]
     similarity = torch.einsum("bthwc,bnc->btnhw", coarse, query)[visible]  # (K, h, w)
     h, w = similarity.shape[1:]
-    layers = model.torch_cost_volume_track_mods
-    score = model.config.temperature * layers["hid2"](F.relu(layers["hid1"](similarity[:, None])))  # (K, 1, h, w)
+    _, score = model.scores(similarity)
     log_probability = score.flatten(1).float().log_softmax(-1)
     return cell_cross_entropy(log_probability, resize_area(xy[visible], features.size, (w, h)), (h, w))

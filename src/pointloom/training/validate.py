@@ -13,10 +13,8 @@ from pointloom.datasets.clip import AnnotatedClip
 from pointloom.datasets.pool import ClipPool
 from pointloom.evaluation.metrics import evaluated_frames, tapvid, to_evaluation
 from pointloom.models.base import Model
-from pointloom.models.layers import sample_patches
 from pointloom.tracking.windows import walk
 from pointloom.tracks import SEEN
-from pointloom.training.matching import MatchingLoss
 from pointloom.training.objectives import MatchingObjective
 from pointloom.training.pictures import track_picture
 
@@ -44,37 +42,13 @@ def validate_matching(objective: MatchingObjective, pool: ClipPool, clips: Itera
             chosen = rng.choice(both, min(POINTS, len(both)), replace=False)
             features = model.encode(_on_device(model, np.stack([clip.frames[0], clip.frames[later]])))
             xy = _on_device(model, clip.xy[chosen][:, [0, later]])  # (1, K, 2, 2)
-            error = matched(objective.matching, features.maps, xy[:, :, 0]) - xy[0, :, 1]
+            error = objective.matching.find(features.maps, xy[:, :, 0])[0] - xy[0, :, 1]
             errors.append(error.norm(dim=-1).cpu().numpy())
         error_px = np.concatenate(errors)
         if len(error_px):
             scores = {f"within_{px}px": 100 * float((error_px < px).mean()) for px in (1, 2, 4)}
             rows.append(scores | {"score": scores["within_4px"]})
     return rows
-
-
-def matched(
-    matching: MatchingLoss, maps: tuple[Float[Tensor, "1 2 _h _w _C"], ...], first: Float[Tensor, "1 K 2"]
-) -> Float[Tensor, "K 2"]:
-    """Best cell of frame 1 for points of frame 0, then the soft mean around it on the finest map; pixels."""
-    stride = matching.stride
-    temperature = matching.log_temperatures.exp()
-    coarse = matching.coarse(maps)
-    frame = torch.zeros_like(first[..., 0], dtype=torch.long)
-    w = coarse.shape[3]
-    point = sample_patches(coarse, frame, first / stride, 0)[:, :, 0, 0]
-    best = (point @ coarse[:, 1].flatten(1, 2).transpose(1, 2)).argmax(-1)
-    xy = torch.stack([best % w, best // w], dim=-1) * float(stride)
-    levels = [(coarse, float(stride), temperature[0])]
-    if matching.fine:
-        levels.append((maps[0], stride / 2, temperature[1]))
-    for level, cell, sharpness in levels:
-        point = sample_patches(level, frame, first / cell, 0)[:, :, 0, 0]
-        patch = sample_patches(level, frame + 1, xy / cell, 2).flatten(2, 3)
-        probability = (sharpness * (patch @ point[..., None])[..., 0]).softmax(-1)
-        offset = torch.arange(-2.0, 3.0, device=xy.device)
-        xy = xy + cell * (probability @ torch.cartesian_prod(offset, offset))
-    return xy[0].float()
 
 
 def validate_tracking(
