@@ -208,7 +208,7 @@ class _Pairs:
 
     def reliability(self) -> dict[str, Reliability]:
         found = {"visibility": reliability(self.tracks.visibility[self.evaluated], self.visible[self.evaluated])}
-        input_size, confidence_px = (self.tracks.meta[key] for key in ("input_size", "confidence_px"))
+        input_size, confidence_px = self.tracks.meta["input_size"], self.tracks.meta.get("confidence_px")
         if self.tracks.meta["confidence"] and input_size is not None and confidence_px is not None:
             counted = self.evaluated & self.visible
             seen_by_network = [
