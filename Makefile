@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 2
 .PHONY: demo test setup format clean
 
 demo: $(BIN)/.installed
-	$(BIN)/pointloom track examples/clips/carpenter_bee_thistle.mp4 --grid 14 -o out/demo --overwrite
+	$(BIN)/pointloom track examples/clips/carpenter_bee_thistle.mp4 --grid 18 -o out/demo --overwrite
 
 test: $(BIN)/.installed-dev
 	$(BIN)/ruff check

@@ -142,6 +142,7 @@ TINY = CoTracker3Config(
     correlation_hidden=128,
     correlation_width=64,
     peaks=True,
+    recent=True,
     hidden=128,
     heads=4,
     time_depth=2,
