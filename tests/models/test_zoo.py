@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from pointloom.errors import ModelError
 from pointloom.models import zoo
@@ -15,6 +16,22 @@ def test_every_named_model_belongs_to_a_family_that_can_build_it(entry: zoo.ZooE
     row = describe(entry)
     assert row.parameters > 0
     assert set(row.modes) <= {"full", "windowed", "causal"}
+
+
+@pytest.mark.parametrize(
+    ("name", "px"),
+    {
+        "tiny": 20,
+        "cotracker3-online": 12,
+        "cotracker2": None,
+        "tapir": 6,
+        "locotrack-base": 6,
+        "tapnext++-512": 16,
+    }.items(),
+)
+def test_every_model_says_how_near_its_confidence_means(name: str, px: float | None) -> None:
+    with torch.device("meta"):
+        assert zoo.build_model(zoo.find_entry(name).config).info.confidence_px == px
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
