@@ -72,7 +72,6 @@ def devices_and_nodes(processes: int) -> tuple[int, int]:
 
 
 def _train(fabric: Fabric, recipe: Recipe, run: Path) -> Path:
-    _claim(fabric, recipe, run)
     model = starting_model(recipe)
     if recipe.objective == "matching":
         objective: nn.Module = MatchingObjective(model)
@@ -82,6 +81,7 @@ def _train(fabric: Fabric, recipe: Recipe, run: Path) -> Path:
     optimizer = make_optimizer(objective, recipe.optimizer)
     average = {k: v.detach().clone() for k, v in model.state_dict().items()} if recipe.optimizer.average else None
     held_back = ClipPool.open(recipe.validation) if recipe.validation else None
+    _claim(fabric, recipe, run)  # not before what can be wrong with the recipe: a mended one may have the folder
     step, best, seconds, skipped = 0, -math.inf, 0.0, 0
     state = load_newest(run / "checkpoints")
     if state is not None:
