@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ import torch
 from torch import nn
 
 from pointloom.errors import OptionError
-from pointloom.models.base import Estimate
+from pointloom.models.base import Estimate, FrameFeatures
 from pointloom.models.cotracker2 import TINY, V2, CoTracker2, CoTracker2Config, initialise
+from pointloom.models.layers import unit_length
 from pointloom.models.weight_files import load_model, save_weights, weights_hash
 from pointloom.queries import Queries
 from pointloom.tracking.stream import Stream
@@ -100,10 +102,10 @@ def test_saved_weights_come_back_with_their_configuration(tmp_path: Path, stored
     assert torch.equal(again.get_buffer("pos_emb"), model.get_buffer("pos_emb"))
 
 
-def test_tiny_is_of_a_million_parameters_and_keeps_no_tables() -> None:
+def test_tiny_is_of_two_million_parameters_at_most_and_keeps_no_tables() -> None:
     with torch.device("meta"):
         model = CoTracker2(TINY)
-    assert 0.8e6 < model.info.parameters < 1.2e6
+    assert 1e6 < model.info.parameters < 2e6
     assert model.state_dict().keys() == dict(model.named_parameters()).keys()
 
 
@@ -118,10 +120,50 @@ def test_features_can_have_an_equal_length(video: np.ndarray) -> None:
     torch.testing.assert_close(lengths[1], torch.full_like(lengths[1], SMALL.channels**0.5))
 
 
+@pytest.mark.parametrize("peaks", [False, True])
+def test_before_training_peaks_draw_estimates_to_where_a_point_looks_the_same(peaks: bool) -> None:
+    config = replace(SMALL, resize="as_is", channels=51, levels=1, radius=2, equal_length=True, peaks=peaks)
+    model = CoTracker2(config).eval()
+    initialise(model, 0)
+    first = unit_length(torch.randn(20, 28, 51, generator=torch.Generator().manual_seed(1))) * 51**0.5
+    moved = first.roll((1, -1), dims=(0, 1))  # by one cell, which is 4 pixels, down and to the left
+    features = FrameFeatures((torch.stack([first, moved, moved, moved])[None],), size=(112, 80), input=(112, 80))
+    queries = torch.tensor([[[0.0, x, y] for x in (40.0, 60.0, 80.0) for y in (32.0, 52.0)]])
+    with torch.inference_mode():
+        last = model.refine(features, model.describe(features, queries), iterations=1)
+    error = (last.xy[:, 1:] - queries[:, None, :, 1:] - torch.tensor([-4.0, 4.0])).norm(dim=-1)
+    expected = 0.5 * 32**0.5 if peaks else 32**0.5  # it goes half of the way at once
+    torch.testing.assert_close(error, torch.full_like(error, expected), rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("compared", ["refined", "query"])
+def test_what_is_compared_is_the_feature_as_refined_or_as_the_query_had_it(
+    compared: Literal["refined", "query"], video: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = CoTracker2(replace(SMALL, compared=compared)).eval()
+    initialise(model, 0)
+    seen = []
+    original = model.correlations
+
+    def noted(maps: Any, cells: torch.Tensor, feature: torch.Tensor) -> list[torch.Tensor]:
+        seen.append(feature)
+        return original(maps, cells, feature)
+
+    monkeypatch.setattr(model, "correlations", noted)
+    with torch.inference_mode():
+        features = model.encode(torch.from_numpy(video[None, :4]))
+        points = model.describe(features, torch.tensor([[[0.0, 20, 10], [0.0, 40, 30]]]))
+        model.refine(features, points)
+    at_query = points.support[0][:, None, :, 0, 0].expand_as(seen[0])
+    assert torch.equal(seen[0], at_query)
+    assert torch.equal(seen[1], at_query) == (compared == "query")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"window": 7}, "window must be even"),
+        ({"peaks": True}, "set equal_length as well"),
         ({"heads": 5}, "multiple of heads"),
         ({"virtual_tracks": 0}, "needs virtual tracks"),
         ({"time_depth": 4, "space_depth": 3}, "multiple of the space depth"),
@@ -130,6 +172,6 @@ def test_features_can_have_an_equal_length(video: np.ndarray) -> None:
     ],
     ids=lambda value: None if isinstance(value, str) else ", ".join(value),
 )
-def test_sizes_that_cannot_work_together_are_refused(changes: dict[str, int], message: str) -> None:
+def test_sizes_that_cannot_work_together_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         replace(V2, **changes)

@@ -7,7 +7,7 @@ import torch
 
 from pointloom.errors import OptionError
 from pointloom.models import layers
-from pointloom.models.layers import correlation_volume, pyramid, sample_patches
+from pointloom.models.layers import correlation_peak, correlation_volume, pyramid, sample_patches
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 3), (3, 4), (9, 5)], ids="{0[0]}x{0[1]}".format)
@@ -45,6 +45,15 @@ def test_correlation_does_not_depend_on_how_many_points_are_read_at_once(monkeyp
     assert torch.allclose(volumes[0], volumes[2], atol=1e-6)
     assert torch.allclose(volumes[1], volumes[2], atol=1e-6)
     assert volumes[0].shape == (1, 3, 7, 7, 7, 3, 3)
+
+
+def test_a_peak_is_told_by_its_place_its_probability_and_its_height() -> None:
+    similarity = torch.zeros(5, 5)
+    similarity[4, 1] = 0.9  # the first axis is x
+    x, y, probability, height = correlation_peak(similarity.flatten()).tolist()
+    assert (x, y) == (pytest.approx(1, abs=1e-5), pytest.approx(-0.5, abs=1e-5))
+    assert probability == pytest.approx(1, abs=1e-5)
+    assert height == pytest.approx(0.9)
 
 
 def test_a_map_that_cannot_be_halved_is_refused() -> None:

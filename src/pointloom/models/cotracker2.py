@@ -35,8 +35,10 @@ from pointloom.errors import OptionError
 from pointloom.models.base import Estimate, FrameFeatures, Model, ModelInfo, PointFeatures
 from pointloom.models.encoders import ResidualEncoder, Resizing
 from pointloom.models.layers import (
+    PEAK_NUMBERS,
     UpdateFormer,
     blend,
+    correlation_peak,
     initialise_tracker,
     neighbourhood,
     pyramid,
@@ -48,6 +50,7 @@ from pointloom.models.layers import (
 DISPLACEMENT_FREQUENCIES = 32
 FREQUENCY_STEP = 1000 / 32  # radians a cell
 LOGIT_OF_THE_UNSEEN = 10.0  # taken for the visibility of a point that has not been looked at yet
+FIRST_SHARE = 0.5  # before training, of the way to the finest level's peak; half as much at each coarser one
 CERTAIN = 40.0  # logit of a probability that is 1 in any precision
 
 
@@ -69,6 +72,12 @@ class CoTracker2Config:
     # correlation
     levels: int = 4
     radius: int = 3  # positions around the estimate: (2 radius + 1)^2
+    peaks: bool = (
+        False  # tells where each level peaks, and moves an estimate there by learned shares (not in the paper)
+    )
+    compared: Literal["refined", "query"] = (
+        "refined"  # the feature as refined, or as the query had it (not in the paper)
+    )
 
     # transformer
     hidden: int = 384
@@ -96,6 +105,8 @@ class CoTracker2Config:
                 f"attention across tracks needs virtual tracks (got {self.virtual_tracks}) and a time depth "
                 f"({self.time_depth}) that is a multiple of the space depth ({self.space_depth})."
             )
+        if self.peaks and not self.equal_length:
+            raise OptionError("peaks are those of cosines: set equal_length as well.")
         if self.token_width % 4:
             raise OptionError(
                 f"sines and cosines of x and of y need tokens whose width is a multiple of 4, got {self.token_width} "
@@ -109,9 +120,10 @@ class CoTracker2Config:
 
     @property
     def token_width(self) -> int:
-        """The displacement, the correlation, the feature, and two flags."""
+        """The displacement, the correlation (and its peaks), the feature, and two flags."""
         displacement = 2 + 4 * DISPLACEMENT_FREQUENCIES
-        return displacement + self.levels * (2 * self.radius + 1) ** 2 + self.channels + 2
+        per_level = (2 * self.radius + 1) ** 2 + PEAK_NUMBERS * self.peaks
+        return displacement + self.levels * per_level + self.channels + 2
 
 
 V2 = CoTracker2Config()
@@ -122,7 +134,9 @@ TINY = CoTracker2Config(
     resolution=(288, 384),
     channels=48,
     equal_length=True,
-    hidden=96,
+    peaks=True,
+    compared="query",
+    hidden=128,
     heads=4,
     time_depth=3,
     space_depth=1,
@@ -183,7 +197,7 @@ class CoTracker2(Model):
         self.fnet = ResidualEncoder(C, config.stride)
         self.updateformer = UpdateFormer(
             E,
-            {"flow_head": 2 + C},
+            {"flow_head": 2 + C + config.levels * config.peaks},
             hidden=config.hidden,
             heads=config.heads,
             mlp_ratio=config.mlp_ratio,
@@ -264,31 +278,55 @@ class CoTracker2(Model):
         feature = points.support[0][:, :, 0, 0]  # (B, N, C)
         if points.reached is not None:
             feature = feature * points.reached[..., None]
-        feature = feature[:, None].expand(-1, len(features), -1, -1).to(cells.dtype)
+        feature = at_query = feature[:, None].expand(-1, len(features), -1, -1).to(cells.dtype)
         flags = torch.stack([self._asked_for(features, points).to(cells.dtype), self._seen_before(start)], dim=-1)
         fixed = self._place(cells[:, 0])[:, :, None] + self.time_emb[:, None]  # (B, N, T, E)
         looked_at, looking = self._masks(points.reached, attended, frames=len(features))
         for _ in range(self.config.iterations if iterations is None else iterations):
-            tokens = self.tokens(features.maps, cells, feature, flags) + fixed
+            compared = feature if self.config.compared == "refined" else at_query
+            volumes = self.correlations(features.maps, cells, compared)
+            peaks = [self._peak(volume) for volume in volumes] if self.config.peaks else []
+            tokens = self.tokens(cells, [*volumes, *peaks], feature, flags) + fixed
             change = self.updateformer(tokens, looked_at=looked_at, looking=looking)
-            change = change.transpose(1, 2).to(cells.dtype)  # (B, T, N, 2 + C)
+            change = change.transpose(1, 2).to(cells.dtype)  # (B, T, N, 2 + C (+ levels))
             moved = cells + change[..., :2]
-            feature = feature + self.track_feat_updater(self.norm(change[..., 2:])).to(cells.dtype)
+            if peaks:
+                moved = moved + self._towards(peaks, change[..., 2 + self.config.channels :])
+            appearance = change[..., 2 : 2 + self.config.channels]
+            feature = feature + self.track_feat_updater(self.norm(appearance)).to(cells.dtype)
             logit = self.vis_predictor(feature)[..., 0].to(cells.dtype)
             yield Estimate(self.resizing.to_pixels(moved, features.size), logit, torch.full_like(logit, CERTAIN))
             cells = moved.detach()
 
-    def tokens(
+    def correlations(
         self,
         maps: Sequence[Float[Tensor, "B T _h _w C"]],
         cells: Float[Tensor, "B T N 2"],
         feature: Float[Tensor, "B T N C"],
+    ) -> list[Float[Tensor, "B T N PP"]]:
+        """Compare a feature with what surrounds the estimate, at every level."""
+        return [correlation(m, cells / 2**k, feature, self.config.radius) for k, m in enumerate(maps)]
+
+    def tokens(
+        self,
+        cells: Float[Tensor, "B T N 2"],
+        comparisons: Sequence[Float[Tensor, "B T N _P"]],
+        feature: Float[Tensor, "B T N C"],
         flags: Float[Tensor, "B T N 2"],
     ) -> Float[Tensor, "B N T E"]:
         """One token a point and frame: displacement in this window, correlation at all levels, feature and flags."""
-        parts = [displacement_embedding(cells - cells[:, :1])]
-        parts += [correlation(m, cells / 2**k, feature, self.config.radius) for k, m in enumerate(maps)]
-        return torch.cat([*parts, feature, flags], dim=-1).transpose(1, 2)
+        displacement = displacement_embedding(cells - cells[:, :1])
+        return torch.cat([displacement, *comparisons, feature, flags], dim=-1).transpose(1, 2)
+
+    def _peak(self, volume: Float[Tensor, "B T N PP"]) -> Float[Tensor, "B T N 4"]:
+        return correlation_peak(volume / self.config.channels**0.5).to(volume.dtype)  # features have length sqrt(C)
+
+    def _towards(
+        self, peaks: Sequence[Float[Tensor, "B T N 4"]], shares: Float[Tensor, "B T N L"]
+    ) -> Float[Tensor, "B T N 2"]:
+        """Sum the ways to the peaks of all levels, in cells of the finest, each by its share of the whole way."""
+        ways = [self.config.radius * 2**k * peak[..., :2].detach() for k, peak in enumerate(peaks)]
+        return (shares[..., None] * torch.stack(ways, dim=-2)).sum(-2)
 
     def _asked_for(self, features: FrameFeatures, points: PointFeatures) -> Bool[Tensor, "B T N"]:
         """True from each point's query on, but not where a window overlaps with the one before it.
@@ -333,5 +371,9 @@ class CoTracker2(Model):
 
 
 def initialise(model: CoTracker2, seed: int) -> None:
-    """Set the weights as before training, all from one seed."""
+    """Set the weights as before training, all from one seed. With `peaks` the first changes are towards these."""
     initialise_tracker(model, model.fnet, model.updateformer, model.updateformer.output_layers(), seed)
+    if model.config.peaks:
+        shares = model.updateformer.output_layers()[0].bias[-model.config.levels :]
+        with torch.no_grad():
+            shares.copy_(FIRST_SHARE * 0.5 ** torch.arange(len(shares)))

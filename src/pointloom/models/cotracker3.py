@@ -30,8 +30,10 @@ from pointloom.errors import OptionError
 from pointloom.models.base import Estimate, FrameFeatures, Memory, Mode, Model, ModelInfo, PointFeatures
 from pointloom.models.encoders import ResidualBlock, ResidualEncoder, ResizeRule, Resizing, instance_norm
 from pointloom.models.layers import (
+    PEAK_NUMBERS,
     Mlp,
     UpdateFormer,
+    correlation_peak,
     correlation_volume,
     fourier_embedding,
     initialise_tracker,
@@ -44,8 +46,6 @@ from pointloom.models.layers import (
 )
 
 DISPLACEMENT_FREQUENCIES = 10
-PEAK_NUMBERS = 4  # mean x, mean y, largest probability, largest similarity
-PEAK_TEMPERATURE = 20.0
 RECENT_SHARE = 0.3  # before training
 RECENT_FRAMES = 8  # of a window, at most, in which is looked at a point
 
@@ -383,7 +383,8 @@ class CoTracker3(Model):
             volume = correlation_volume(level_map, cells * scale, level_support, self.config.radius)
             parts.append(self.corr_mlp(volume.flatten(3)))
             if self.config.peaks:
-                peaks.append(self._peak(volume))
+                s = self.config.support_radius  # of the query's own position
+                peaks.append(correlation_peak(volume[..., s, s].flatten(3)).to(volume.dtype))
         tokens = torch.cat([*parts, self._displacements(cells), *peaks], dim=-1)  # (B, T, N, W)
         time = resampled_time(self.time_emb, tokens.shape[1]).to(tokens.dtype)
         return (tokens + time[:, :, None]).transpose(1, 2)
@@ -393,23 +394,6 @@ class CoTracker3(Model):
         height, width = self.config.displacement_unit or self.config.resolution
         unit = cells.new_tensor([width, height, width, height]) / self.config.stride
         return fourier_embedding(to_neighbours(cells) / unit, DISPLACEMENT_FREQUENCIES)
-
-    def _peak(self, volume: Float[Tensor, "B T N P P S S"]) -> Float[Tensor, "B T N 4"]:
-        """Where the correlation with the query's own position peaks: soft mean offset, probability, similarity."""
-        r, s = self.config.radius, self.config.support_radius
-        similarity = volume[..., s, s].flatten(3).float()  # (B, T, N, P*P), x offset slow
-        probability = (PEAK_TEMPERATURE * similarity).softmax(dim=-1)
-        offset = torch.linspace(-1, 1, 2 * r + 1, device=volume.device)
-        along_x, along_y = offset.repeat_interleave(len(offset)), offset.repeat(len(offset))
-        return torch.stack(
-            [
-                (probability * along_x).sum(-1),
-                (probability * along_y).sum(-1),
-                probability.amax(-1),
-                similarity.amax(-1),
-            ],
-            dim=-1,
-        ).to(volume.dtype)
 
 
 def initialise(model: CoTracker3, seed: int) -> None:

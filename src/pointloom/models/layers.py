@@ -6,6 +6,7 @@ Patches have the x offset as their first axis and the y offset as their second (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
@@ -124,6 +125,23 @@ def _inside(xy: Float[Tensor, "*A 2"], size: tuple[int, int], radius: int) -> Bo
     offsets = torch.arange(-radius, radius + 2, device=xy.device)
     x, y = (xy.detach().floor()[..., None] + offsets).unbind(-2)  # (*A, X), (*A, Y)
     return ((x >= 0) & (x < size[0]))[..., :, None] & ((y >= 0) & (y < size[1]))[..., None, :]
+
+
+PEAK_NUMBERS = 4  # mean x, mean y, largest probability, largest similarity
+PEAK_TEMPERATURE = 20.0
+
+
+def correlation_peak(similarity: Float[Tensor, "*A PP"]) -> Float[Tensor, "*A 4"]:
+    """Where cosines with P x P places around a position peak: soft mean offset, its probability, the largest cosine.
+
+    Offsets x and y are -1 at the first and 1 at the last of the places, of which y goes fast.
+    """
+    similarity = similarity.float()
+    probability = (PEAK_TEMPERATURE * similarity).softmax(dim=-1)
+    offset = torch.linspace(-1, 1, math.isqrt(similarity.shape[-1]), device=similarity.device)
+    along_x, along_y = offset.repeat_interleave(len(offset)), offset.repeat(len(offset))
+    mean_x, mean_y = (probability * along_x).sum(-1), (probability * along_y).sum(-1)
+    return torch.stack([mean_x, mean_y, probability.amax(-1), similarity.amax(-1)], dim=-1)
 
 
 def soft_peak(probability: Float[Tensor, "A h w"], radius: float) -> Float[Tensor, "A 2"]:
