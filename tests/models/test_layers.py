@@ -39,8 +39,9 @@ def test_correlation_does_not_depend_on_how_many_points_are_read_at_once(monkeyp
     torch.manual_seed(0)
     maps, xy, support = torch.rand(1, 3, 9, 8, 4), 9 * torch.rand(1, 3, 7, 2), torch.rand(1, 7, 3, 3, 4)
     volumes = []
-    for positions in (1, 6, 1000):  # one point at a time, two, all
-        monkeypatch.setattr(layers, "POSITIONS_AT_ONCE", positions)
+    of_a_point = 3 * 8 * 8 * 4
+    for numbers in (1, 2 * of_a_point, 1000 * of_a_point):  # one point at a time, two, all
+        monkeypatch.setattr(layers, "NUMBERS_AT_ONCE", numbers)
         volumes.append(correlation_volume(maps, xy, support, 3))
     assert torch.allclose(volumes[0], volumes[2], atol=1e-6)
     assert torch.allclose(volumes[1], volumes[2], atol=1e-6)

@@ -20,7 +20,7 @@ from pointloom.geometry import to_raster
 
 Outside = Literal["edge", "zero"]
 RESETTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d)
-POSITIONS_AT_ONCE = 1024  # around which features are read before they are multiplied
+NUMBERS_AT_ONCE = 2**21  # of features that are read before they are multiplied: 8 MB
 
 
 def neighbourhood(
@@ -94,7 +94,9 @@ def correlation_volume(
     equals blending the features first (both are linear) and reads a quarter of the memory. On a CPU some points at a
     time, so that what is read stays in the cache, and all frames of a point in one product: each twice as fast.
     """
-    together = max(POSITIONS_AT_ONCE // xy.shape[1], 1) if xy.device.type == "cpu" else xy.shape[2]
+    T, N = xy.shape[1:3]
+    numbers = T * (2 * radius + 2) ** 2 * maps.shape[-1]  # read for a point
+    together = max(NUMBERS_AT_ONCE // numbers, 1) if xy.device.type == "cpu" else N
     groups = zip(xy.transpose(1, 2).split(together, dim=1), support.split(together, dim=1), strict=True)
     volumes = [_correlation_of_some(maps, some, around, radius, outside) for some, around in groups]
     return torch.cat(volumes, dim=1).transpose(1, 2)
