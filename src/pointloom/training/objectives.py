@@ -237,6 +237,8 @@ class TapirObjective(TrackingObjective):
     Its matching loss is one of that first estimate, and not part of the release.
     """
 
+    NOT_USED = ("occluded", "gamma", "masked")
+
     model: Tapir
     huber = staticmethod(tapir_huber)
 
@@ -244,6 +246,11 @@ class TapirObjective(TrackingObjective):
         if (recipe.windowed, recipe.jittered) != (0, 0):
             raise OptionError(
                 "TAPIR sees whole clips and finds its start by itself: set tracking.windowed=0, tracking.jittered=0."
+            )
+        if changed := [name for name in self.NOT_USED if getattr(recipe, name) != getattr(TrackingRecipe, name)]:
+            raise OptionError(
+                f"TAPIR's loss counts no hidden points and all estimates alike, both ways from a query, and does not use "
+                f"{', '.join(f'tracking.{name}' for name in changed)}: leave that out of the recipe."
             )
         super().__init__(model, recipe, encoder_frozen=encoder_frozen)
 
