@@ -1,30 +1,34 @@
 """Measure the networks of all named models with random weights, for the list that `pointloom models` shows.
 
-    python recipes/model_speeds.py [MODEL ...]
+    python recipes/model_speeds.py [MODEL ...] [--frames N]
 
-Downloads nothing. Writes src/pointloom/models/speeds.json; of models that are not named there, what it says stays.
+Fewer frames than 24 are for models that take minutes for each. Downloads nothing.
+Writes src/pointloom/models/speeds.json; of models that are not named there, what it says stays.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from dataclasses import asdict
 
 from pointloom.evaluation.bench import Case, Repeats, bench, speed_of
 from pointloom.models.catalogue import SPEEDS_FILE
 from pointloom.models.zoo import ZOO
 
-CASE = Case(points=100, frames=24, size=(640, 360))
-
 
 def main() -> None:
     """Measure one model after the other, and note each as soon as it is known."""
-    entries = [ZOO[name] for name in sys.argv[1:]] or [entry for entry in ZOO.values() if not entry.shipped]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models", nargs="*", metavar="MODEL")
+    parser.add_argument("--frames", type=int, default=24)
+    arguments = parser.parse_args()
+    case = Case(points=100, frames=arguments.frames, size=(640, 360))
+    entries = [ZOO[name] for name in arguments.models] or [entry for entry in ZOO.values() if not entry.shipped]
     measured = {}  # networks that several models share are measured once
     for entry in entries:
         if entry.config not in measured:
-            result = bench([entry.name], [CASE], Repeats(warm_up=0, measured=2), untrained=True)
+            result = bench([entry.name], [case], Repeats(warm_up=0, measured=2), untrained=True)
             measured[entry.config] = speed_of(entry.name, result)
         known = json.loads(SPEEDS_FILE.read_text()) if SPEEDS_FILE.exists() else {}
         known[entry.name] = asdict(measured[entry.config])

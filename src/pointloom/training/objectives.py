@@ -249,8 +249,8 @@ class TapirObjective(TrackingObjective):
             )
         if changed := [name for name in self.NOT_USED if getattr(recipe, name) != getattr(TrackingRecipe, name)]:
             raise OptionError(
-                f"TAPIR's loss counts no hidden points and all estimates alike, both ways from a query, and does not use "
-                f"{', '.join(f'tracking.{name}' for name in changed)}: leave that out of the recipe."
+                f"TAPIR's loss counts no hidden points and all estimates alike, both ways from a query, and does not "
+                f"use {', '.join(f'tracking.{name}' for name in changed)}: leave that out of the recipe."
             )
         super().__init__(model, recipe, encoder_frozen=encoder_frozen)
 
