@@ -50,7 +50,7 @@ def test_right_matches_cost_little_and_wrong_ones_much(loss: MatchingLoss) -> No
 
 def test_features_of_any_length_are_told_apart_by_their_products() -> None:
     """As CoTracker v2 correlates them: a long feature elsewhere takes the place of the right one."""
-    loss = MatchingLoss(CoTracker2(replace(COTRACKER2_TINY, channels=64, equal_length=False)))
+    loss = MatchingLoss(CoTracker2(replace(COTRACKER2_TINY, channels=64, equal_length=False, peaks=False)))
     features = shifted_features()
     maps = (12 * features.maps[1],)
     right = loss(replace(features, maps=maps), POINTS, POINTS + SHIFT)["match"]
