@@ -14,7 +14,7 @@ from dataclasses import asdict
 
 from pointloom.evaluation.bench import Case, Repeats, bench, speed_of
 from pointloom.models.catalogue import SPEEDS_FILE
-from pointloom.models.zoo import ZOO
+from pointloom.models.zoo import ZOO, find_entry
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=24)
     arguments = parser.parse_args()
     case = Case(points=100, frames=arguments.frames, size=(640, 360))
-    entries = [ZOO[name] for name in arguments.models] or [entry for entry in ZOO.values() if not entry.shipped]
+    entries = [find_entry(name) for name in arguments.models] or [entry for entry in ZOO.values() if not entry.shipped]
     measured = {}  # networks that several models share are measured once
     for entry in entries:
         if entry.config not in measured:

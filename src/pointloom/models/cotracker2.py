@@ -72,12 +72,9 @@ class CoTracker2Config:
     # correlation
     levels: int = 4
     radius: int = 3  # positions around the estimate: (2 radius + 1)^2
-    peaks: bool = (
-        False  # tells where each level peaks, and moves an estimate there by learned shares (not in the paper)
-    )
-    compared: Literal["refined", "query"] = (
-        "refined"  # the feature as refined, or as the query had it (not in the paper)
-    )
+    # not in the paper: estimates step towards each level's peak by learned shares; the query's own feature is compared
+    peaks: bool = False
+    compared: Literal["refined", "query"] = "refined"
 
     # transformer
     hidden: int = 384

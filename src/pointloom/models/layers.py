@@ -20,6 +20,8 @@ from pointloom.geometry import to_raster
 
 Outside = Literal["edge", "zero"]
 RESETTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d)
+PEAK_NUMBERS = 4  # mean x, mean y, largest probability, largest similarity
+PEAK_TEMPERATURE = 20.0
 NUMBERS_AT_ONCE = 2**21  # of features that are read before they are multiplied: 8 MB
 
 
@@ -127,10 +129,6 @@ def _inside(xy: Float[Tensor, "*A 2"], size: tuple[int, int], radius: int) -> Bo
     offsets = torch.arange(-radius, radius + 2, device=xy.device)
     x, y = (xy.detach().floor()[..., None] + offsets).unbind(-2)  # (*A, X), (*A, Y)
     return ((x >= 0) & (x < size[0]))[..., :, None] & ((y >= 0) & (y < size[1]))[..., None, :]
-
-
-PEAK_NUMBERS = 4  # mean x, mean y, largest probability, largest similarity
-PEAK_TEMPERATURE = 20.0
 
 
 def correlation_peak(similarity: Float[Tensor, "*A PP"]) -> Float[Tensor, "*A 4"]:
