@@ -28,18 +28,19 @@ from pointloom.training.turning import drifting, random_similarity
 
 HELD_BACK, HELD_BACK_MODELS = 9, 7
 SIZE = (256, 192)
-LAYERED = (  # folder, held back, size, frames, share of jointed figures, first seed, clips
-    ("layered_24", False, SIZE, 24, 0, 0, 2000),
-    ("layered_48", False, SIZE, 48, 0, 20_000, 1400),
-    ("layered_wide", False, (352, 264), 24, 0, 40_000, 600),
-    ("layered_held", True, SIZE, 24, 0, 100_000, 32),
-    ("held_large", True, (480, 360), 48, 0, 300_000, 24),
-    ("test_small", True, SIZE, 24, 0, 700_000, 32),
-    ("test_large", True, (480, 360), 48, 0, 710_000, 24),
-    ("figures_24", False, SIZE, 24, 0.35, 60_000, 600),
-    ("figures_48", False, SIZE, 48, 0.35, 80_000, 600),
-    ("figures_wide", False, (352, 264), 48, 0.35, 90_000, 300),
-    ("figures_held", True, (480, 360), 48, 0.35, 310_000, 24),
+LAYERED = (  # folder, held back, size, frames, share of jointed figures, least turning, first seed, clips
+    ("layered_24", False, SIZE, 24, 0, 0, 0, 2000),
+    ("layered_48", False, SIZE, 48, 0, 0, 20_000, 1400),
+    ("layered_wide", False, (352, 264), 24, 0, 0, 40_000, 600),
+    ("layered_held", True, SIZE, 24, 0, 0, 100_000, 32),
+    ("held_large", True, (480, 360), 48, 0, 0, 300_000, 24),
+    ("test_small", True, SIZE, 24, 0, 0, 700_000, 32),
+    ("test_large", True, (480, 360), 48, 0, 0, 710_000, 24),
+    ("figures_24", False, SIZE, 24, 0.35, 0, 60_000, 600),
+    ("figures_48", False, SIZE, 48, 0.35, 0, 80_000, 600),
+    ("figures_wide", False, (352, 264), 48, 0.35, 0, 90_000, 300),
+    ("figures_held", True, (480, 360), 48, 0.35, 0, 310_000, 24),
+    ("turning_48", False, SIZE, 48, 0.35, 0.4, 120_000, 600),
 )
 PHYSICS = (
     ("physics_held", True, SIZE, 24, 900_000, 32),
@@ -116,9 +117,9 @@ def main() -> None:
         held: TextureBank([p for i, p in enumerate(found) if (i % HELD_BACK == HELD_BACK // 2) == held])
         for held in (False, True)
     }
-    for name, held, size, frames, figures, seed, count in LAYERED:
+    for name, held, size, frames, figures, turning, seed, count in LAYERED:
         if arguments.only in (None, name):
-            config = LayeredConfig(size=size, frames=frames, figures=figures)
+            config = LayeredConfig(size=size, frames=frames, figures=figures, turning=(turning, 1))
             made = fill_pool(
                 Path("cache") / name, range(seed, seed + count), lambda s, c=config, b=banks[held]: make_clip(c, b, s)
             )

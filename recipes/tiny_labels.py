@@ -1,0 +1,131 @@
+"""Label real clips that nobody annotated, into the pool cache/labelled. Can be interrupted and run again.
+
+    python recipes/tiny_labels.py CLIPS [--model tiny]
+
+CLIPS is a folder of mp4 files. Each is cut into parts of 48 frames. Three trackers follow the same points through a
+part, at its full size: the model, the model on mirrored frames, and Lucas-Kanade. A label is kept frame by frame where
+the first two agree and where the model, sent back from the frame where the point was seen last, comes by the same
+place; Lucas-Kanade has a say in the position while it never lost the point. What the model calls visible but the test
+refuses is not trained on, and a point with much of that is dropped. The student sees smaller frames than its teachers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from zlib import crc32
+
+import cv2
+import numpy as np
+import torch
+
+from pointloom import Tracker, load_model, open_video
+from pointloom.datasets.clip import AnnotatedClip
+from pointloom.datasets.pool import write_clip
+from pointloom.geometry import inside, resize_area
+from pointloom.models.classical import lucas_kanade
+from pointloom.tracks import Tracks
+
+FRAMES, EVERY = 48, 90  # length of a part, and frames from one to the next
+QUERY_FRAMES, POINTS = (4, 24, 44), 64  # in each of these frames so many
+PIXELS, UNIT = 320 * 180, 8  # of a frame that the student sees; its sides are multiples of the unit
+NEAR_PX = 3.0  # positions agree that are nearer than this in a frame of 256 x 256
+SQUARE = (256, 256)
+VISIBLE = 0.5  # probability; whether a position can be trusted is for the test to say, not for the model's confidence
+LEAST_SURE, MOST_DUBIOUS = 12, 0.15  # frames of a point that is kept, and the share of frames that may fail the test
+LEAST_POINTS = 64  # of a part that is kept
+
+
+def parts(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Cut a clip."""
+    with open_video(path) as video:
+        for start in range(0, len(video) - FRAMES + 1, EVERY):
+            yield f"{path.stem}_{start:04d}", video[start : start + FRAMES]
+
+
+def where_it_moves(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw queries (t, x, y), mostly where the picture changes."""
+    grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]).astype(np.float32)
+    change = cv2.GaussianBlur(grey.std(0), (0, 0), 3)
+    chance = (change + 0.2 * change.mean() + 1e-3).ravel()
+    queries = []
+    for t in QUERY_FRAMES:
+        y, x = np.divmod(rng.choice(chance.size, POINTS, replace=False, p=chance / chance.sum()), frames.shape[2])
+        queries.append(np.stack([np.full(POINTS, t), x, y], axis=1))
+    return np.concatenate(queries).astype(np.float32)
+
+
+def apart(a: np.ndarray, b: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Distance in pixels of a frame of 256 x 256."""
+    return np.asarray(np.linalg.norm(resize_area(a, size, SQUARE) - resize_area(b, size, SQUARE), axis=-1))
+
+
+def mirrored(tracker: Tracker, frames: np.ndarray, queries: np.ndarray) -> Tracks:
+    """Track on mirrored frames. Positions stay in the mirror."""
+    flipped = queries.copy()
+    flipped[:, 1] = frames.shape[2] - 1 - flipped[:, 1]
+    return tracker.track(np.ascontiguousarray(frames[:, :, ::-1]), flipped, direction="both")
+
+
+def never_lost(seen: np.ndarray, start: np.ndarray) -> np.ndarray:
+    """True from the query on, to both sides, until the point is first lost."""
+    n, frames = np.arange(len(seen)), np.arange(seen.shape[1])
+    lost = np.concatenate([np.zeros((len(seen), 1), int), np.cumsum(~seen, axis=1)], axis=1)
+    low, high = np.minimum(frames, start[:, None]), np.maximum(frames, start[:, None])
+    return lost[n[:, None], high + 1] == lost[n[:, None], low]
+
+
+def labelled(name: str, frames: np.ndarray, tracker: Tracker, rng: np.random.Generator) -> AnnotatedClip:
+    """Let the three track, and keep what stands the test."""
+    size = frames.shape[2], frames.shape[1]
+    queries = where_it_moves(frames, rng)
+    one, other, sparse = (
+        tracker.track(frames, queries, direction="both"),
+        mirrored(tracker, frames, queries),
+        lucas_kanade(frames, queries, direction="both"),
+    )
+    other_xy = other.xy.copy()
+    other_xy[..., 0] = size[0] - 1 - other_xy[..., 0]
+    xy = (one.xy + other_xy) / 2
+    agreed = apart(one.xy, other_xy, size) < NEAR_PX
+    start = queries[:, 0].astype(int)
+    helps = never_lost(sparse.seen, start) & (apart(sparse.xy, xy, size) < NEAR_PX)
+    xy = np.where(helps[..., None], (xy + sparse.xy) / 2, xy).astype(np.float32)
+    seen = ((one.visibility + other.visibility) / 2 > VISIBLE) & inside(xy, size)
+
+    frame, n = np.arange(FRAMES), np.arange(len(xy))
+    last = np.where(seen & agreed, np.abs(frame - start[:, None]), -1).argmax(1)  # farthest from the query
+    back = tracker.track(frames, np.concatenate([last[:, None], xy[n, last]], axis=1), direction="both")
+    sure = seen & agreed & (apart(back.xy, xy, size) < NEAR_PX)
+    kept = (sure.sum(1) >= LEAST_SURE) & ((seen & ~sure).mean(1) <= MOST_DUBIOUS)
+
+    scale = min((PIXELS / (size[0] * size[1])) ** 0.5, 1)
+    small = round(size[0] * scale / UNIT) * UNIT, round(size[1] * scale / UNIT) * UNIT
+    seen_by_student = np.stack([cv2.resize(f, small, interpolation=cv2.INTER_AREA) for f in frames])
+    return AnnotatedClip(name, seen_by_student, resize_area(xy[kept], size, small), sure[kept], sure[kept])
+
+
+def main() -> None:
+    """Fill the pool."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", type=Path)
+    parser.add_argument("--model", default="tiny")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    tracker = Tracker(load_model(arguments.model))
+    folder = Path("cache/labelled")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(arguments.clips.glob("*.mp4")):
+        for name, frames in parts(path):
+            if (folder / name).exists():
+                continue
+            clip = labelled(name, frames, tracker, np.random.default_rng(crc32(name.encode())))
+            print(f"{name}: {len(clip.xy)} of {len(QUERY_FRAMES) * POINTS} points", flush=True)
+            if len(clip.xy) >= LEAST_POINTS:
+                write_clip(folder, clip)
+
+
+if __name__ == "__main__":
+    main()
