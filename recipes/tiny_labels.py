@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from zlib import crc32
 
@@ -62,10 +63,11 @@ def apart(a: np.ndarray, b: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def mirrored(tracker: Tracker, frames: np.ndarray, queries: np.ndarray) -> Tracks:
-    """Track on mirrored frames. Positions stay in the mirror."""
-    flipped = queries.copy()
-    flipped[:, 1] = frames.shape[2] - 1 - flipped[:, 1]
-    return tracker.track(np.ascontiguousarray(frames[:, :, ::-1]), flipped, direction="both")
+    """Track on mirrored frames; what is returned lies on the frames as they are."""
+    last = frames.shape[2] - 1
+    flipped = queries * (1, -1, 1) + (0, last, 0)
+    tracks = tracker.track(np.ascontiguousarray(frames[:, :, ::-1]), flipped, direction="both")
+    return replace(tracks, xy=tracks.xy * (-1, 1) + (last, 0), query=queries)
 
 
 def never_lost(seen: np.ndarray, start: np.ndarray) -> np.ndarray:
@@ -85,10 +87,8 @@ def labelled(name: str, frames: np.ndarray, tracker: Tracker, rng: np.random.Gen
         mirrored(tracker, frames, queries),
         lucas_kanade(frames, queries, direction="both"),
     )
-    other_xy = other.xy.copy()
-    other_xy[..., 0] = size[0] - 1 - other_xy[..., 0]
-    xy = (one.xy + other_xy) / 2
-    agreed = apart(one.xy, other_xy, size) < NEAR_PX
+    xy = (one.xy + other.xy) / 2
+    agreed = apart(one.xy, other.xy, size) < NEAR_PX
     start = queries[:, 0].astype(int)
     helps = never_lost(sparse.seen, start) & (apart(sparse.xy, xy, size) < NEAR_PX)
     xy = np.where(helps[..., None], (xy + sparse.xy) / 2, xy).astype(np.float32)

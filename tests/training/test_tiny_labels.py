@@ -11,6 +11,7 @@ import pytest
 from pointloom.datasets.clip import AnnotatedClip
 from pointloom.tracks import Tracks
 
+RECIPE = Path(__file__).parents[2] / "recipes" / "tiny_labels.py"
 SIZE = (320, 240)
 SPEED = np.array([1.5, 0.5])  # of everything, pixels a frame
 Err = Callable[[Tracks, str], None]
@@ -18,7 +19,7 @@ Err = Callable[[Tracks, str], None]
 
 @pytest.fixture(scope="module")
 def recipe() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tiny_labels", Path("recipes/tiny_labels.py"))
+    spec = importlib.util.spec_from_file_location("tiny_labels", RECIPE)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
