@@ -41,6 +41,9 @@ LAYERED = (  # folder, held back, size, frames, share of jointed figures, least 
     ("figures_wide", False, (352, 264), 48, 0.35, 0, 90_000, 300),
     ("figures_held", True, (480, 360), 48, 0.35, 0, 310_000, 24),
     ("turning_48", False, SIZE, 48, 0.35, 0.4, 120_000, 600),
+    ("layered_large", False, (432, 320), 32, 0, 0, 140_000, 200),
+    ("figures_large", False, (432, 320), 32, 0.35, 0, 150_000, 300),
+    ("turning_large", False, (432, 320), 32, 0.35, 0.4, 160_000, 300),
 )
 PHYSICS = (
     ("physics_held", True, SIZE, 24, 900_000, 32),
