@@ -26,6 +26,20 @@ def test_fitting_keeps_the_shape_up_to_eight_to_one(size: tuple[int, int], seen:
     assert FIT.input_size(size) == seen
 
 
+@pytest.mark.parametrize(
+    ("size", "seen"),
+    [
+        ((320, 256), (360, 288)),  # enlarged
+        ((400, 320), (400, 320)),  # as it is
+        ((480, 640), (360, 480)),  # reduced
+        ((640, 323), (640, 320)),  # the nearest that the stride divides twice
+        ((100_000, 320), (2560, 320)),
+    ],
+)
+def test_fitting_keeps_sizes_up_to_the_largest(size: tuple[int, int], seen: tuple[int, int]) -> None:
+    assert Resizing("fit", (288, 384), 4, largest=360).input_size(size) == seen
+
+
 def test_positions_move_with_squeezed_frames() -> None:
     corners = torch.tensor([[-0.5, -0.5], [99_999.5, 0.5]])  # outer corners of the first and last pixel
     cells = FIT.to_cells(corners, (100_000, 1))

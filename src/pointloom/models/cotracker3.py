@@ -63,6 +63,7 @@ class CoTracker3Config:
     # what it sees: see `Resizing`
     resize: ResizeRule = "stretch"
     resolution: tuple[int, int] = (384, 512)  # (height, width)
+    largest: int = 0
     displacement_unit: tuple[int, int] | None = None  # (height, width), of those in the tokens; None: `resolution`
 
     # encoder
@@ -134,6 +135,7 @@ TINY = CoTracker3Config(
     iterations=4,
     resize="fit",
     resolution=(320, 424),
+    largest=360,
     displacement_unit=(288, 384),  # trained with it; larger frames than in training help all the same
     encoder="light",
     channels=64,
@@ -216,7 +218,7 @@ class CoTracker3(Model):
         super().__init__()
         self.config = config
         self.register_buffer("time_emb", time_table(config.window, config.token_width))
-        self.resizing = Resizing(config.resize, config.resolution, config.stride)
+        self.resizing = Resizing(config.resize, config.resolution, config.stride, config.largest)
         self.fnet = (
             LightEncoder(config) if config.encoder == "light" else ResidualEncoder(config.channels, config.stride)
         )

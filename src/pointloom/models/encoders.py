@@ -31,11 +31,13 @@ class Resizing:
                 `resolution` and keeps the shape (frames longer than 8 : 1 are squeezed to that); `as_is` takes frames
                 of any size that the stride divides
     resolution  (height, width)
+    largest     `fit` keeps a short side that is longer than that of `resolution` up to this; 0: it keeps none
     """
 
     rule: ResizeRule
     resolution: tuple[int, int]
     stride: int
+    largest: int = 0
 
     def input_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) at which the network sees a video of this (width, height)."""
@@ -43,7 +45,8 @@ class Resizing:
         if self.rule == "stretch":
             return width, height
         if self.rule == "fit":
-            short, unit = min(height, width), 2 * self.stride
+            unit = 2 * self.stride
+            short = max(min(height, width), min(*size, self.largest))
             fitted = [min(side * short / min(size), LONGEST_SHAPE * short) for side in size]
             return max(round(fitted[0] / unit), 1) * unit, max(round(fitted[1] / unit), 1) * unit
         return size
