@@ -63,7 +63,7 @@ class CoTracker3Config:
     # what it sees: see `Resizing`
     resize: ResizeRule = "stretch"
     resolution: tuple[int, int] = (384, 512)  # (height, width)
-    largest: int = 0
+    largest: int = 0  # pixels of the short side
     displacement_unit: tuple[int, int] | None = None  # (height, width), of those in the tokens; None: `resolution`
 
     # encoder
@@ -136,7 +136,7 @@ TINY = CoTracker3Config(
     resize="fit",
     resolution=(320, 424),
     largest=360,
-    displacement_unit=(288, 384),  # trained with it; larger frames than in training help all the same
+    displacement_unit=(288, 384),  # trained with it
     encoder="light",
     channels=64,
     fine_channels=16,
@@ -150,7 +150,7 @@ TINY = CoTracker3Config(
     time_depth=2,
     space_depth=1,
     virtual_tracks=16,
-    confidence_px=20.0,  # trained for 12 px on frames of 256 x 192, seen at 424 x 320
+    confidence_px=20.0,  # on frames of 432 x 320; on those of 256 x 192 it was trained for 12 px, which is as much
 )
 
 
