@@ -150,7 +150,7 @@ TINY = CoTracker3Config(
     time_depth=2,
     space_depth=1,
     virtual_tracks=16,
-    confidence_px=20.0,  # on frames of 432 x 320; on those of 256 x 192 it was trained for 12 px, which is as much
+    confidence_px=20.0,  # on frames of 432 x 320; up to phase 9 12 px on those of 256 x 192, which is as much
 )
 
 

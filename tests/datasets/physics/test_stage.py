@@ -1,5 +1,6 @@
 """What the stage draws, what rays meet and where bodies are said to be must be one and the same world."""
 
+import cv2
 import numpy as np
 import pytest
 from hand_made_scenes import LENS, actor, black_room, brightest_spot, looking, marked, place_on, scene, views
@@ -70,7 +71,6 @@ def test_a_mark_stays_under_its_track_while_its_thing_falls_and_turns():
 
 
 def test_a_mark_of_a_model_from_a_file_is_drawn_where_its_point_is(tmp_path):
-    cv2 = pytest.importorskip("cv2")
     (tmp_path / "sheet.obj").write_text(
         "mtllib sheet.mtl\nv 0 0 0\nv 4 0 0\nv 4 0 3\nv 0 0 3\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
         "usemtl paper\nf 1/1 2/2 3/3 4/4\n"
