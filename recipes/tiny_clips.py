@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -27,23 +28,30 @@ from pointloom.geometry import inside
 from pointloom.training.turning import drifting, random_similarity
 
 HELD_BACK, HELD_BACK_MODELS = 9, 7
-SIZE = (256, 192)
-LAYERED = (  # folder, held back, size, frames, share of jointed figures, least turning, first seed, clips
-    ("layered_24", False, SIZE, 24, 0, 0, 0, 2000),
-    ("layered_48", False, SIZE, 48, 0, 0, 20_000, 1400),
-    ("layered_wide", False, (352, 264), 24, 0, 0, 40_000, 600),
-    ("layered_held", True, SIZE, 24, 0, 0, 100_000, 32),
-    ("held_large", True, (480, 360), 48, 0, 0, 300_000, 24),
-    ("test_small", True, SIZE, 24, 0, 0, 700_000, 32),
-    ("test_large", True, (480, 360), 48, 0, 0, 710_000, 24),
-    ("figures_24", False, SIZE, 24, 0.35, 0, 60_000, 600),
-    ("figures_48", False, SIZE, 48, 0.35, 0, 80_000, 600),
-    ("figures_wide", False, (352, 264), 48, 0.35, 0, 90_000, 300),
-    ("figures_held", True, (480, 360), 48, 0.35, 0, 310_000, 24),
-    ("turning_48", False, SIZE, 48, 0.35, 0.4, 120_000, 600),
-    ("layered_large", False, (432, 320), 32, 0, 0, 140_000, 200),
-    ("figures_large", False, (432, 320), 32, 0.35, 0, 150_000, 300),
-    ("turning_large", False, (432, 320), 32, 0.35, 0.4, 160_000, 300),
+SIZE, WIDE, AS_SEEN, LARGE = (256, 192), (352, 264), (432, 320), (480, 360)
+PLAIN = LayeredConfig(SIZE, figures=0)
+FIGURES = replace(PLAIN, figures=0.35)
+TURNING = replace(FIGURES, turning=(0.4, 1))
+LANDMARKS = replace(PLAIN, figures=0.6, specimens=0.35, landmarks=0.35)
+LAYERED = (  # folder, held back, what, size, frames, first seed, clips
+    ("layered_24", False, PLAIN, SIZE, 24, 0, 2000),
+    ("layered_48", False, PLAIN, SIZE, 48, 20_000, 1400),
+    ("layered_wide", False, PLAIN, WIDE, 24, 40_000, 600),
+    ("layered_held", True, PLAIN, SIZE, 24, 100_000, 32),
+    ("held_large", True, PLAIN, LARGE, 48, 300_000, 24),
+    ("test_small", True, PLAIN, SIZE, 24, 700_000, 32),
+    ("test_large", True, PLAIN, LARGE, 48, 710_000, 24),
+    ("figures_24", False, FIGURES, SIZE, 24, 60_000, 600),
+    ("figures_48", False, FIGURES, SIZE, 48, 80_000, 600),
+    ("figures_wide", False, FIGURES, WIDE, 48, 90_000, 300),
+    ("figures_held", True, FIGURES, LARGE, 48, 310_000, 24),
+    ("turning_48", False, TURNING, SIZE, 48, 120_000, 600),
+    ("layered_large", False, PLAIN, AS_SEEN, 32, 140_000, 200),
+    ("figures_large", False, FIGURES, AS_SEEN, 32, 150_000, 300),
+    ("turning_large", False, TURNING, AS_SEEN, 32, 160_000, 300),
+    ("landmarks_large", False, LANDMARKS, AS_SEEN, 32, 170_000, 500),
+    ("landmarks_48", False, LANDMARKS, SIZE, 48, 180_000, 400),
+    ("landmarks_held", True, LANDMARKS, LARGE, 48, 320_000, 24),
 )
 PHYSICS = (
     ("physics_held", True, SIZE, 24, 900_000, 32),
@@ -120,9 +128,9 @@ def main() -> None:
         held: TextureBank([p for i, p in enumerate(found) if (i % HELD_BACK == HELD_BACK // 2) == held])
         for held in (False, True)
     }
-    for name, held, size, frames, figures, turning, seed, count in LAYERED:
+    for name, held, what, size, frames, seed, count in LAYERED:
         if arguments.only in (None, name):
-            config = LayeredConfig(size=size, frames=frames, figures=figures, turning=(turning, 1))
+            config = replace(what, size=size, frames=frames)
             made = fill_pool(
                 Path("cache") / name, range(seed, seed + count), lambda s, c=config, b=banks[held]: make_clip(c, b, s)
             )

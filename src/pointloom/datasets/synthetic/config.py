@@ -21,6 +21,9 @@ class LayeredConfig:
                    their size up to threefold within a second
     objects        number of objects
     figures        share of the objects that are jointed figures, whose limbs swing
+    specimens      share of the clips that look like recordings of animals in a laboratory: a still camera, and nothing
+                   but figures with hardly any texture, which step and pause, before a plain ground
+    landmarks      share of the tracks that are joints and tips of limbs, as people mark them, as far as figures are seen
     still_cameras  share of the clips whose camera does not move at all
     wear           strength of blur, noise, compression and changes of light, 0 to 1
     """
@@ -32,6 +35,8 @@ class LayeredConfig:
     turning: tuple[float, float] = (0.0, 1.0)
     objects: tuple[int, int] = (3, 12)
     figures: float = 0.2
+    specimens: float = 0.0
+    landmarks: float = 0.0
     still_cameras: float = 0.2
     wear: float = 1.0
 
@@ -49,6 +54,8 @@ class LayeredConfig:
             raise OptionError(f"turning must lie in 0..1, got {self.turning}. At 1, cameras already turn upside down.")
         for name, share in (
             ("figures", self.figures),
+            ("specimens", self.specimens),
+            ("landmarks", self.landmarks),
             ("still_cameras", self.still_cameras),
             ("wear", self.wear),
         ):

@@ -10,12 +10,12 @@ Lengths are in units of the figure's size, angles in radians; an angle of zero h
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 
-from pointloom.datasets.synthetic.motion import Homographies, Path, card, shift, swing
+from pointloom.datasets.synthetic.motion import Homographies, Path, card, pace, shift, swing
 
 GAIT_FRAMES = (10.0, 45.0)  # of one stride
 STRIDE, STRIDE_RATE = (0.1, 0.9), 0.3  # radians to either side, and a frame at most
@@ -23,6 +23,8 @@ BEND = (0.2, 1.2)  # of the lower pieces, as shares of the stride
 FORESHORTENED = 0.7  # largest angle out of the plane
 UNEVEN = 0.4  # spread of the phases of limbs that go together
 STOUTNESS = 0.25  # spread of the logarithm of widths
+STANCE = 0.6  # of a step, during which the foot goes evenly back with the ground; then it is put forward
+THINNER = (0.5, 1.0)  # limbs of those that step
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,14 @@ class Part:
     size   (width, height) of that card
     cover  pieces of one number look alike
     trunk  whether it is the trunk, to which the limbs are attached
+    marks  places of the card that people would mark: the joint on which it hangs and, of the last piece, its tip
     """
 
     maps: Homographies
     size: tuple[float, float]
     cover: int
     trunk: bool = False
+    marks: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,28 +125,65 @@ def many_legged() -> Anatomy:
     return Anatomy((0.24, 0.5), (*legs, Limb((0, -0.22), np.pi, (0.17,), 0.17, cover=2, lively=0.3)))
 
 
+def winged() -> Anatomy:
+    """An insect whose two wings lie on its back, or are spread."""
+    insect = many_legged()
+    wings = (
+        Limb((0.05 * side, -0.1), -0.25 * side, (0.42,), 0.14, cover=3, phase=np.pi * (side > 0), lively=0.5)
+        for side in (-1, 1)
+    )
+    return Anatomy(insect.trunk, (*insect.limbs, *wings))
+
+
 ANATOMIES: tuple[Callable[[], Anatomy], ...] = (upright, four_legged, many_legged)
+SPECIMENS: tuple[Callable[[], Anatomy], ...] = (four_legged, many_legged, winged)
 
 
-def random_figure(rng: np.random.Generator, frames: int, size: float) -> list[Part]:
-    """Draw a figure that moves its limbs, as its pieces from back to front. `size` is its length in pixels."""
-    anatomy = ANATOMIES[int(rng.integers(len(ANATOMIES)))]()
+def random_figure(rng: np.random.Generator, frames: int, size: float, *, specimen: bool = False) -> list[Part]:
+    """Draw a figure that moves its limbs, as its pieces from back to front. `size` is its length in pixels.
+
+    The limbs of most swing evenly. A specimen has thinner ones, steps with them, and pauses.
+    """
+    kinds = SPECIMENS if specimen else ANATOMIES
+    anatomy = kinds[int(rng.integers(len(kinds)))]()
     stout = float(np.exp(rng.normal(0, STOUTNESS)))
     mirrored = np.diag([rng.choice((-1.0, 1.0)), 1.0, 1.0])
     period = float(np.exp(rng.uniform(*np.log(GAIT_FRAMES))))
     stride = min(rng.uniform(*STRIDE), STRIDE_RATE * period / (2 * np.pi))
-    clock = rng.uniform(0, 2 * np.pi) + np.arange(frames) * (2 * np.pi / period)
+    start, time = rng.uniform(0, 2 * np.pi), np.arange(frames, dtype=float)
+    if specimen:
+        stride *= 2 * (1 - STANCE)  # a foot that is put forward in less time may not go as far
+        time = np.cumsum(pace(rng, frames))
+    clock = start + time * (2 * np.pi / period)
+    gait = _step if specimen else np.sin
+    thin = stout * (rng.uniform(*THINNER) if specimen else 1.0)
     width, height = anatomy.trunk
     still = np.broadcast_to(mirrored, (frames, 3, 3))
     behind: list[Part] = []
     before = [Part(still, (width * stout * size, height * size), cover=0, trunk=True)]
     for limb in anatomy.limbs:
-        pieces = _pieces(rng, limb, clock, stride * limb.lively, stout, size)
-        (behind if limb.behind else before).extend(Part(mirrored @ p.maps, p.size, p.cover) for p in pieces)
+        stoutness = thin if len(limb.lengths) > 1 else stout  # heads and wings are not thinner
+        pieces = _pieces(rng, limb, clock, gait, stride * limb.lively, stoutness, size)
+        (behind if limb.behind else before).extend(replace(p, maps=mirrored @ p.maps) for p in pieces)
     return behind + before
 
 
-def _pieces(rng: np.random.Generator, limb: Limb, clock: Path, stride: float, stout: float, size: float) -> list[Part]:
+def _step(phase: Path) -> Path:
+    """The swing of a leg that walks, from 1 to -1 while its foot stands on the ground, then quickly forward."""
+    share = (phase / (2 * np.pi)) % 1.0
+    lifted = np.clip((share - STANCE) / (1 - STANCE), 0, 1)
+    return np.where(share < STANCE, 1 - 2 * share / STANCE, 2 * lifted * lifted * (3 - 2 * lifted) - 1)
+
+
+def _pieces(
+    rng: np.random.Generator,
+    limb: Limb,
+    clock: Path,
+    gait: Callable[[Path], Path],
+    stride: float,
+    stout: float,
+    size: float,
+) -> list[Part]:
     """Hang the pieces of a limb on each other, and swing them."""
     frames = len(clock)
     phase = limb.phase + rng.normal(0, UNEVEN)
@@ -151,14 +192,17 @@ def _pieces(rng: np.random.Generator, limb: Limb, clock: Path, stride: float, st
     pieces = []
     for k, length in enumerate(limb.lengths):
         reach = stride if k == 0 else stride * rng.uniform(*BEND)
-        hung = hung @ _turn(rest + reach * np.sin(clock + phase - 0.9 * k))
+        hung = hung @ _turn(rest + reach * gait(clock + phase - 0.9 * k))
         shortened = np.cos(swing(rng, frames, rng.uniform(0, FORESHORTENED), 0.1))  # (T,)
         width = limb.width * stout * size * 0.85**k
         middle = np.stack([np.zeros(frames), shortened * length * size / 2], axis=-1)
         squeezed = np.tile(np.eye(3), (frames, 1, 1))
         squeezed[:, 1, 1] = shortened
         card_size = (width, length * size + width)  # round ends overlap at the joints
-        pieces.append(Part(hung @ shift(middle) @ squeezed, card_size, limb.cover + 10 * k))
+        marks = [(0.0, -length * size / 2)]
+        if k == len(limb.lengths) - 1:
+            marks.append((0.0, card_size[1] / 2))
+        pieces.append(Part(hung @ shift(middle) @ squeezed, card_size, limb.cover + 10 * k, marks=tuple(marks)))
         hung = hung @ shift(2 * middle)
         rest = float(rng.normal(0, 0.2))
     return pieces

@@ -31,6 +31,8 @@ from pointloom.geometry import inside
 
 DRAWN_FRAMES = 6  # frames in which tracks are chosen
 SPARE = 1.25  # points drawn for each one needed: those that pass behind the camera are dropped
+MARK_PX = 0.5  # spread of where people put a mark
+GREY = np.array([0.299, 0.587, 0.114], np.float32)  # share of red, green and blue in how light a pixel is (BT.601)
 EDGE_PX, EDGE_WEIGHT = 4, 3.0  # pixels near the border of an object are chosen more often
 
 
@@ -44,7 +46,9 @@ def make_clip(config: LayeredConfig, textures: TextureBank, seed: int) -> Annota
     marked = sorted(rng.choice(config.frames, size=min(config.frames, DRAWN_FRAMES), replace=False).tolist())
     canvases, owners = paint(scene, marked)
     frames = np.stack([recording.develop(canvas, t, rng) for t, canvas in enumerate(canvases)])
-    xy, visible = draw_tracks(rng, scene.layers, owners, config.tracks)
+    if scene.grey:
+        frames = np.repeat(np.rint(frames @ GREY).astype(np.uint8)[..., None], 3, axis=-1)
+    xy, visible = draw_tracks(rng, scene.layers, owners, config.tracks, config.landmarks)
     return AnnotatedClip(f"layered-{seed}", frames, xy, visible, np.ones_like(visible))
 
 
@@ -64,9 +68,44 @@ def paint(
 
 
 def draw_tracks(
+    rng: np.random.Generator,
+    layers: Sequence[Layer],
+    owners: dict[int, Int[np.ndarray, "h w"]],
+    count: int,
+    landmarks: float = 0.0,
+) -> tuple[Float[np.ndarray, "N T 2"], Bool[np.ndarray, "N T"]]:
+    """Choose points that can be seen in some of the frames, follow them through all, and say where they are visible.
+
+    A share of them, at most, are the marks of layers.
+    """
+    path, visible = _draw_marks(rng, layers, round(count * landmarks))
+    others, seen = _draw_anywhere(rng, layers, owners, count - len(path))
+    return np.concatenate([path, others]).astype(np.float32), np.concatenate([visible, seen])
+
+
+def _draw_marks(
+    rng: np.random.Generator, layers: Sequence[Layer], count: int
+) -> tuple[Float[np.ndarray, "K T 2"], Bool[np.ndarray, "K T"]]:
+    """Choose among the marks of layers that are seen in at least one frame, some of them twice, not all quite exact."""
+    T = len(layers[0].to_frame)
+    paths, sheets = [np.zeros((0, T, 2))], [np.zeros(0, int)]
+    for i, layer in enumerate(layers):
+        if count and len(layer.marks):
+            spread = MARK_PX / np.median(layer.magnification)
+            near = np.repeat(layer.marks, 2, axis=0)
+            path, before_the_eye = layer.locate(near + rng.normal(0, spread, near.shape))
+            paths.append(path[before_the_eye])
+            sheets.append(np.full(int(before_the_eye.sum()), i))
+    path, sheet = np.concatenate(paths), np.concatenate(sheets)
+    visible = _visible(layers, path, sheet)
+    kept = rng.permutation(np.flatnonzero(visible.any(axis=1)))[:count] if count else slice(0)
+    return path[kept], visible[kept]
+
+
+def _draw_anywhere(
     rng: np.random.Generator, layers: Sequence[Layer], owners: dict[int, Int[np.ndarray, "h w"]], count: int
 ) -> tuple[Float[np.ndarray, "N T 2"], Bool[np.ndarray, "N T"]]:
-    """Choose points that can be seen in some of the frames, follow them through all, and say where they are visible."""
+    """Choose pixels of the marked frames."""
     view = layers[0].view
     wanted = int(np.ceil(count * SPARE / len(owners)))
     chosen: list[list[np.ndarray]] = [[] for _ in layers]  # points of each sheet
@@ -87,7 +126,7 @@ def draw_tracks(
     path, sheet = np.concatenate(paths), np.concatenate(sheets)
     kept = np.resize(rng.permutation(len(path)), count)
     path, sheet = path[kept], sheet[kept]
-    return path.astype(np.float32), _visible(layers, path, sheet)
+    return path, _visible(layers, path, sheet)
 
 
 def _choose_pixels(

@@ -14,7 +14,7 @@ slope of `d_t` stays well below one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import cv2
@@ -77,6 +77,7 @@ class Layer:
     view      (width, height) of the frame
     ripple    None for a stiff sheet
     endless   beyond its border the sheet goes on as its own mirror image
+    marks     points of the sheet that people would mark
     """
 
     texture: UInt8[np.ndarray, "height width channels"]
@@ -85,6 +86,7 @@ class Layer:
     view: tuple[int, int]
     ripple: Ripple | None = None
     endless: bool = False
+    marks: Float[np.ndarray, "K 2"] = field(default_factory=lambda: np.zeros((0, 2)))
 
     @property
     def width(self) -> int:

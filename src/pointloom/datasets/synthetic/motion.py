@@ -19,6 +19,7 @@ STRETCH_FRAMES = (8, 36)  # how long a mover keeps its velocity
 KEY_FRAMES = (10, 40)  # how long a swing takes from one extreme to the next
 EXTREMES = (0.3, 1.0)  # of a swing, as shares of its amplitude
 PAUSE_SHARE = 0.2  # stretches in which nothing moves
+PACES = (0.3, 1.0)  # of the other stretches of something that goes on
 ABRUPT_SHARE = 0.25  # movers that change their velocity from one frame to the next, as after a blow
 SPEED_SPREAD = 0.5  # of the logarithm of the speed, between the stretches of a mover
 TURN_SPREAD = 0.7  # of the heading, between the stretches of a mover, radians
@@ -48,6 +49,13 @@ def swing(rng: np.random.Generator, frames: int, amplitude: float, max_rate: flo
     path = _ease(times, amplitude * side * rng.uniform(*EXTREMES, len(times)), frames)
     fastest = float(np.abs(np.diff(path)).max()) if frames > 1 else 0.0
     return path * (max_rate / fastest) if fastest > max_rate else path
+
+
+def pace(rng: np.random.Generator, frames: int) -> Path:
+    """How fast something goes on, as a share of its full speed, in stretches: some of them are pauses."""
+    starts = _key_times(rng, frames, STRETCH_FRAMES)
+    shares = np.where(rng.random(len(starts)) < PAUSE_SHARE, 0.0, rng.uniform(*PACES, len(starts)))
+    return _ease(starts, shares, frames)
 
 
 def wave(rng: np.random.Generator, frames: int, amplitude: float) -> Path:

@@ -21,13 +21,15 @@ from pointloom.datasets.synthetic.movement import (
     still_camera,
     sweep,
 )
-from pointloom.datasets.synthetic.patterns import Image
-from pointloom.datasets.synthetic.shapes import random_mask, rounded_mask
+from pointloom.datasets.synthetic.patterns import Image, gradient
+from pointloom.datasets.synthetic.shapes import MARGIN_PX, random_mask, rounded_mask
 from pointloom.datasets.synthetic.textures import (
     BACKGROUND_MIX,
     OBJECT_MIX,
     Photo,
     TextureBank,
+    TextureMix,
+    cut_out,
     random_texture,
     resize,
 )
@@ -40,6 +42,8 @@ SHUTTER_SHARE, SHUTTER = 0.5, (0.3, 1.0)  # clips with motion blur, and its leng
 
 SMALL_SHARE, SMALL_PX, COMMON_PX = 0.35, (8.0, 26.0), (28.0, 130.0)  # diameters in frames 256 pixels wide
 FIGURE_PX, OTHER_COVER_SHARE, TRUNK_KINDS = (40.0, 180.0), 0.4, ("ellipse", "box", "blob")
+SPECIMENS, GREY_SHARE, SKIN = (1, 4), 0.5, (192, 192)  # animals of a laboratory, and pixels of what covers them
+GROUND_MIX = TextureMix(pattern=0.15, weak=0.6, graphic=0.0)
 SWEEP_SHARE, SWEEP_PX = 0.25, (100.0, 200.0)
 LOOKALIKE_SHARE, ALIKE_SHARE, LOOKALIKE_TEXTURE = 0.25, 0.6, 128  # clips, objects of those, pixels
 CAMOUFLAGE_SHARE = 0.1  # objects cut out of the background's own photo
@@ -59,6 +63,7 @@ SPOT_TEXTURE = 48
 class Scene:
     """Layers from back to front, the first being the endless background, and how they are recorded.
 
+    grey     whether it is recorded without colours
     shutter  share of a frame's time during which the shutter is open: 0 is no motion blur
     canvas   (width, height) at which frames are drawn, before they are resized to the size of the clip
     """
@@ -66,11 +71,14 @@ class Scene:
     layers: tuple[Layer, ...]
     shutter: float
     canvas: tuple[int, int]
+    grey: bool = False
 
 
 def random_scene(rng: np.random.Generator, textures: TextureBank, config: LayeredConfig) -> Scene:
     """Draw a scene."""
     terms = _terms(rng, config)
+    if config.specimens and rng.random() < config.specimens:
+        return _specimens(rng, textures, terms)
     camera = still_camera(terms) if rng.random() < config.still_cameras else moving_camera(rng, terms)
     photo = textures.pick(rng)
     layers = [_background(rng, photo, camera, terms)]
@@ -91,9 +99,24 @@ def random_scene(rng: np.random.Generator, textures: TextureBank, config: Layere
         layers += _object(rng, textures.pick(rng), sweep(rng, terms, diameter), terms, diameter=diameter)
     if rng.random() < SPOT_SHARE * terms.wear:
         layers += [_spot(rng, terms) for _ in range(int(rng.integers(1, 4)))]
-    shutter = rng.uniform(*SHUTTER) * terms.wear if rng.random() < SHUTTER_SHARE else 0.0
-    canvas = round(terms.view[0] * terms.resolution), round(terms.view[1] * terms.resolution)
-    return Scene(tuple(layers), shutter, canvas)
+    return Scene(tuple(layers), _shutter(rng, terms), _canvas(terms))
+
+
+def _specimens(rng: np.random.Generator, textures: TextureBank, terms: Terms) -> Scene:
+    """Draw a few plain animals on a plain ground, under a still camera."""
+    camera = still_camera(terms)
+    layers = [_background(rng, textures.pick(rng), camera, terms, GROUND_MIX)]
+    for _ in range(int(rng.integers(*SPECIMENS, endpoint=True))):
+        layers += _figure(rng, textures, camera, terms, specimen=True)
+    return Scene(tuple(layers), _shutter(rng, terms), _canvas(terms), grey=rng.random() < GREY_SHARE)
+
+
+def _shutter(rng: np.random.Generator, terms: Terms) -> float:
+    return rng.uniform(*SHUTTER) * terms.wear if rng.random() < SHUTTER_SHARE else 0.0
+
+
+def _canvas(terms: Terms) -> tuple[int, int]:
+    return round(terms.view[0] * terms.resolution), round(terms.view[1] * terms.resolution)
 
 
 def _terms(rng: np.random.Generator, config: LayeredConfig) -> Terms:
@@ -104,11 +127,13 @@ def _terms(rng: np.random.Generator, config: LayeredConfig) -> Terms:
     return Terms(config.frames, config.size, difficulty, turning, config.wear, resolution)
 
 
-def _background(rng: np.random.Generator, photo: Photo, camera: Homographies, terms: Terms) -> Layer:
+def _background(
+    rng: np.random.Generator, photo: Photo, camera: Homographies, terms: Terms, mix: TextureMix = BACKGROUND_MIX
+) -> Layer:
     width = terms.view[0] * rng.uniform(1.1, 2.4)  # of the photo in the world
     height = width * photo.shape[0] / photo.shape[1]
     size, density = _texture_size(width, height, camera, terms)
-    texture = random_texture(rng, photo, size, coverage=np.inf, mix=BACKGROUND_MIX)
+    texture = random_texture(rng, photo, size, coverage=np.inf, mix=mix)
     texture = _maybe_defocused(rng, texture, terms)
     ripple = _ripple(rng, max(size) / 3, terms) if rng.random() < BACKGROUND_RIPPLE_SHARE else None
     maps = camera @ _centred(size, density)
@@ -134,23 +159,31 @@ def _object(
     return [*shadow, layer]
 
 
-def _figure(rng: np.random.Generator, textures: TextureBank, camera: Homographies, terms: Terms) -> list[Layer]:
-    """A jointed figure: pieces that look alike are covered with the same texture."""
+def _figure(
+    rng: np.random.Generator, textures: TextureBank, camera: Homographies, terms: Terms, *, specimen: bool = False
+) -> list[Layer]:
+    """A jointed figure: pieces that look alike are covered with the same texture; all those of a specimen with one."""
     diameter = _log_uniform(rng, FIGURE_PX)
     motion = object_motion(rng, camera, terms, diameter)
-    photo = textures.pick(rng)
+    photo = gradient(rng, *SKIN) if specimen else textures.pick(rng)
     stickers: dict[int, Sticker] = {}
     layers = []
-    for part in random_figure(rng, terms.frames, diameter * terms.unit):
+    for part in random_figure(rng, terms.frames, diameter * terms.unit, specimen=specimen):
         maps = motion.maps @ part.maps
         size, _ = _texture_size(*part.size, maps, terms)
         if part.cover not in stickers:
-            other = textures.pick(rng) if rng.random() < OTHER_COVER_SHARE else photo
+            if specimen:
+                cover = cut_out(rng, photo, *size, coverage=1.0)
+            else:
+                cover = _cover(rng, textures.pick(rng) if rng.random() < OTHER_COVER_SHARE else photo, size)
             mask = random_mask(rng, *size, kinds=TRUNK_KINDS) if part.trunk else rounded_mask(*size)
-            stickers[part.cover] = _maybe_defocused(rng, np.dstack([_cover(rng, other, size), mask]), terms)
+            stickers[part.cover] = _maybe_defocused(rng, np.dstack([cover, mask]), terms)
         sticker = stickers[part.cover]
-        density = sticker.shape[1] / part.size[0], sticker.shape[0] / part.size[1]
-        layers.append(Layer(sticker, maps @ _centred(sticker.shape[1::-1], density), motion.gain, terms.view))
+        size = sticker.shape[1], sticker.shape[0]
+        density = size[0] / part.size[0], size[1] / part.size[1]
+        marks = (np.reshape(part.marks, (-1, 2)) * density) + (np.array(size) - 1) / 2
+        marks = np.clip(marks, MARGIN_PX, np.array(size) - 1 - MARGIN_PX)  # a tip is the last of what is covered
+        layers.append(Layer(sticker, maps @ _centred(size, density), motion.gain, terms.view, marks=marks))
     return layers
 
 
