@@ -9,16 +9,31 @@ import pytest
 
 from pointloom.datasets.synthetic import LayeredConfig, TextureBank
 from pointloom.datasets.synthetic import figures as module
-from pointloom.datasets.synthetic.figures import ANATOMIES, STRIDE_RATE, random_figure
+from pointloom.datasets.synthetic.figures import ANATOMIES, SPECIMENS, STRIDE_RATE, random_figure
 from pointloom.datasets.synthetic.scene import random_scene
 from pointloom.datasets.synthetic.shapes import rounded_mask
 
 FRAMES, SIZE = 40, 100.0
+ANATOMIES_OF_ALL = ANATOMIES
+EVERY_ANATOMY = tuple(dict.fromkeys((*ANATOMIES, *SPECIMENS)))
 
 
 def figure(anatomy, seed, monkeypatch):
+    """A figure of one kind; a specimen, where the kind is one of theirs alone."""
     monkeypatch.setattr(module, "ANATOMIES", (anatomy,))
-    return random_figure(np.random.default_rng(seed), FRAMES, SIZE)
+    monkeypatch.setattr(module, "SPECIMENS", (anatomy,))
+    return random_figure(np.random.default_rng(seed), FRAMES, SIZE, specimen=anatomy not in ANATOMIES_OF_ALL)
+
+
+def specimen(seed, monkeypatch, frames=FRAMES):
+    monkeypatch.setattr(module, "SPECIMENS", (module.many_legged,))
+    return random_figure(np.random.default_rng(seed), frames, SIZE, specimen=True)
+
+
+def turns(part):
+    """By how much a piece turns from frame to frame."""
+    along = np.subtract(*ends(part)[::-1])
+    return np.diff(np.unwrap(np.arctan2(along[:, 1], along[:, 0])))
 
 
 def at(part, x, y):
@@ -44,7 +59,7 @@ def limbs(parts):
     return found
 
 
-@pytest.mark.parametrize("anatomy", ANATOMIES)
+@pytest.mark.parametrize("anatomy", EVERY_ANATOMY)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_pieces_hang_on_each_other_in_every_frame(anatomy, seed, monkeypatch):
     chains = limbs(figure(anatomy, seed, monkeypatch))
@@ -59,10 +74,38 @@ def test_pieces_hang_on_each_other_in_every_frame(anatomy, seed, monkeypatch):
 def test_limbs_swing_but_not_faster_than_a_leg(anatomy, monkeypatch):
     for seed in range(4):
         for chain in limbs(figure(anatomy, seed, monkeypatch)):
-            along = np.subtract(*ends(chain[0])[::-1])
-            angle = np.unwrap(np.arctan2(along[:, 1], along[:, 0]))
-            assert 0.02 < np.ptp(angle) < 2
-            assert np.abs(np.diff(angle)).max() < STRIDE_RATE
+            turned = turns(chain[0])
+            assert 0.02 < np.ptp(np.cumsum(turned)) < 2
+            assert np.abs(turned).max() < STRIDE_RATE
+
+
+def test_a_leg_that_steps_stands_longer_than_it_is_lifted(monkeypatch):
+    monkeypatch.setattr(module, "pace", lambda rng, frames: np.ones(frames))
+    legs = np.stack([turns(chain[0]) for s in range(8) for chain in limbs(specimen(s, monkeypatch, 200))[:6]])
+    assert np.abs(legs).max() < STRIDE_RATE
+    steady = np.abs(legs - np.median(legs, axis=1, keepdims=True)) < 1e-9  # evenly back, with the ground
+    assert steady.mean() == pytest.approx(module.STANCE, abs=0.08)
+
+
+def test_specimens_pause_and_others_do_not(monkeypatch):
+    stopped = [
+        (np.abs(turns(limbs(parts)[0][0])) < 1e-9).mean()
+        for seed in range(10)
+        for parts in (specimen(seed, monkeypatch, 200), figure(module.many_legged, seed, monkeypatch))
+    ]
+    assert np.mean(stopped[::2]) > 0.02
+    assert max(stopped[1::2]) == 0
+
+
+@pytest.mark.parametrize("anatomy", EVERY_ANATOMY)
+def test_marks_are_the_joints_and_the_tips(anatomy, monkeypatch):
+    parts = figure(anatomy, 2, monkeypatch)
+    assert all(part.marks == () for part in parts if part.trunk)
+    for chain in limbs(parts):
+        for part in chain:
+            np.testing.assert_allclose(at(part, *part.marks[0]), ends(part)[0], atol=1e-9)
+        assert [len(part.marks) for part in chain] == [1] * (len(chain) - 1) + [2]
+        assert chain[-1].marks[1] == (0, chain[-1].size[1] / 2)
 
 
 def test_limbs_behind_the_trunk_come_before_it(monkeypatch):
@@ -92,6 +135,28 @@ def test_a_share_of_the_objects_are_figures():
 def test_pieces_that_look_alike_share_their_texture():
     textures = [layer.texture for layer in scene(1).layers if not layer.endless]
     assert len({id(texture) for texture in textures}) < 0.8 * len(textures)
+
+
+def test_marks_lie_on_what_is_covered():
+    limbs_of_scene = [layer for layer in scene(1).layers if len(layer.marks)]
+    assert len(limbs_of_scene) > 20
+    for layer in limbs_of_scene:
+        x, y = np.rint(layer.marks).astype(int).T
+        assert (layer.texture[y, x, 3] >= 64).all()  # a thin tip covers its last pixel in part
+
+
+def test_specimens_are_figures_alone_before_a_still_ground():
+    config = LayeredConfig(size=(128, 96), frames=6, specimens=1)
+    grey = set()
+    for seed in range(8):
+        drawn = random_scene(np.random.default_rng(seed), TextureBank.procedural(count=2), config)
+        ground, *others = drawn.layers
+        assert (ground.to_frame == ground.to_frame[0]).all()
+        trunks = [layer for layer in others if not len(layer.marks)]
+        assert 1 <= len(trunks) <= 4
+        assert len(others) >= 7 * len(trunks)
+        grey.add(drawn.grey)
+    assert grey == {False, True}
 
 
 @pytest.mark.parametrize("size", [(12, 60), (60, 12), (30, 30)])

@@ -233,6 +233,42 @@ def test_where_only_one_kind_is_seen_it_gets_all_tracks(layers):
     assert visible.all()
 
 
+def test_a_share_of_the_tracks_are_marks_that_are_seen():
+    marked = board([(10, 10), (14, 10)], width=20, height=12, marks=np.array([[2.0, 6.0]]))
+    outside = board([(-30, 10), (-30, 10)], marks=np.array([[6.0, 6.0]]))
+    layers = [background([(0, 0), (0, 0)]), marked, outside]
+    _, owners = paint(Scene(tuple(layers), 0.0, VIEW), (0, 1))
+    xy, visible = draw_tracks(np.random.default_rng(0), layers, owners, 100, 0.4)
+    assert len(xy) == 100
+    at_mark = np.linalg.norm(xy - [[12, 16], [16, 16]], axis=-1).max(axis=1) < 2
+    assert at_mark[:2].all()  # one mark is drawn twice, and that outside the frame not at all
+    assert at_mark[2:].mean() < 0.1
+    assert visible[:2].all()
+    np.testing.assert_allclose(np.diff(xy[:2], axis=1), [[[4, 0]]] * 2, atol=1e-5)
+
+
+def test_no_more_marks_are_drawn_than_asked(textures):
+    config = replace(SMALL, figures=1.0, objects=(4, 4), tracks=60, frames=4)
+    shares = []
+    for landmarks in (0.0, 0.5):
+        drawn = random_scene(np.random.default_rng(1), textures, config)
+        _, owners = paint(drawn, range(4))
+        xy, _ = draw_tracks(np.random.default_rng(2), drawn.layers, owners, 60, landmarks)
+        marks = np.concatenate([layer.locate(layer.marks)[0] for layer in drawn.layers if len(layer.marks)])
+        apart = np.linalg.norm(xy[:, None] - marks[None], axis=-1).max(axis=-1).min(axis=1)
+        shares.append((apart < 1.5).mean())
+    assert shares[0] < 0.2
+    assert shares[0] + 0.2 < shares[1] <= 0.5 + shares[0]  # as far as they are seen
+
+
+def test_a_grey_clip_has_no_colours():
+    config = replace(SMALL, specimens=1.0)
+    bank = TextureBank.procedural(count=2)
+    coloured = [np.ptp(make_clip(config, bank, seed).frames.astype(int), axis=-1).max() for seed in range(6)]
+    assert 0 in coloured
+    assert max(coloured) > 20
+
+
 def test_some_points_are_not_yet_seen_in_the_first_frame(textures):
     clips = [make_clip(LayeredConfig(size=(96, 64), tracks=100), textures, seed) for seed in range(6)]
     assert 0.4 < np.mean([clip.visible[:, 0].mean() for clip in clips]) < 0.95
