@@ -23,7 +23,7 @@ class LayeredConfig:
     figures        share of the objects that are jointed figures, whose limbs swing
     specimens      share of the clips that look like recordings of animals in a laboratory: a still camera, and nothing
                    but figures with hardly any texture, which step and pause, before a plain ground
-    landmarks      share of the tracks that are joints and tips of limbs, as people mark them, as far as figures are seen
+    landmarks      share of the tracks that are joints and tips of limbs, as people mark them, where figures are seen
     still_cameras  share of the clips whose camera does not move at all
     wear           strength of blur, noise, compression and changes of light, 0 to 1
     """
