@@ -247,6 +247,15 @@ def test_a_share_of_the_tracks_are_marks_that_are_seen():
     np.testing.assert_allclose(np.diff(xy[:2], axis=1), [[[4, 0]]] * 2, atol=1e-5)
 
 
+def test_all_tracks_can_be_marks():
+    marked = board([(10, 10)], marks=np.array([[2.0, 6.0], [8.0, 6.0]]))
+    layers = [background([(0, 0)]), marked]
+    _, owners = paint(Scene(tuple(layers), 0.0, VIEW), (0,))
+    xy, visible = draw_tracks(np.random.default_rng(0), layers, owners, 4, 1.0)
+    assert np.linalg.norm(xy[:, 0, None] - [[12, 16], [18, 16]], axis=-1).min(axis=1).max() < 2
+    assert visible.all()
+
+
 def test_no_more_marks_are_drawn_than_asked(textures):
     config = replace(SMALL, figures=1.0, objects=(4, 4), tracks=60, frames=4)
     shares = []

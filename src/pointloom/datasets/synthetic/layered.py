@@ -31,6 +31,7 @@ from pointloom.geometry import inside
 
 DRAWN_FRAMES = 6  # frames in which tracks are chosen
 SPARE = 1.25  # points drawn for each one needed: those that pass behind the camera are dropped
+NO_POINTS = np.zeros((0, 2))
 MARK_PX = 0.5  # spread of where people put a mark
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # share of red, green and blue in how light a pixel is (BT.601)
 EDGE_PX, EDGE_WEIGHT = 4, 3.0  # pixels near the border of an object are chosen more often
@@ -87,19 +88,17 @@ def _draw_marks(
     rng: np.random.Generator, layers: Sequence[Layer], count: int
 ) -> tuple[Float[np.ndarray, "K T 2"], Bool[np.ndarray, "K T"]]:
     """Choose among the marks of layers that are seen in at least one frame, some of them twice, not all quite exact."""
-    T = len(layers[0].to_frame)
-    paths, sheets = [np.zeros((0, T, 2))], [np.zeros(0, int)]
-    for i, layer in enumerate(layers):
-        if count and len(layer.marks):
-            spread = MARK_PX / np.median(layer.magnification)
-            near = np.repeat(layer.marks, 2, axis=0)
-            path, before_the_eye = layer.locate(near + rng.normal(0, spread, near.shape))
-            paths.append(path[before_the_eye])
-            sheets.append(np.full(int(before_the_eye.sum()), i))
-    path, sheet = np.concatenate(paths), np.concatenate(sheets)
+    marks = [_near_marks(rng, layer) if count else NO_POINTS for layer in layers]
+    path, sheet = _follow(layers, marks)
     visible = _visible(layers, path, sheet)
-    kept = rng.permutation(np.flatnonzero(visible.any(axis=1)))[:count] if count else slice(0)
+    kept = rng.permutation(np.flatnonzero(visible.any(axis=1)))[:count]
     return path[kept], visible[kept]
+
+
+def _near_marks(rng: np.random.Generator, layer: Layer) -> Float[np.ndarray, "M 2"]:
+    """Two points of the sheet near each mark."""
+    near = np.repeat(layer.marks, 2, axis=0)
+    return near + rng.normal(0, MARK_PX / np.median(layer.magnification), near.shape) if len(near) else near
 
 
 def _draw_anywhere(
@@ -108,7 +107,7 @@ def _draw_anywhere(
     """Choose pixels of the marked frames."""
     view = layers[0].view
     wanted = int(np.ceil(count * SPARE / len(owners)))
-    chosen: list[list[np.ndarray]] = [[] for _ in layers]  # points of each sheet
+    chosen = [[NO_POINTS] for _ in layers]  # points of each sheet
     for t, owner in owners.items():
         row, column = _choose_pixels(rng, owner, wanted)
         on_canvas = np.stack([column, row], axis=-1) + rng.uniform(-0.5, 0.5, (wanted, 2))
@@ -117,16 +116,22 @@ def _draw_anywhere(
         index = owner[row, column]
         for i in np.unique(index):
             chosen[i].append(layers[i].lift(xy[index == i], t))
-    paths, sheets = [], []
-    for i, points in enumerate(chosen):
-        if points:
-            path, before_the_eye = layers[i].locate(np.concatenate(points))
-            paths.append(path[before_the_eye])
-            sheets.append(np.full(int(before_the_eye.sum()), i))
-    path, sheet = np.concatenate(paths), np.concatenate(sheets)
+    path, sheet = _follow(layers, [np.concatenate(points) for points in chosen])
     kept = np.resize(rng.permutation(len(path)), count)
     path, sheet = path[kept], sheet[kept]
     return path, _visible(layers, path, sheet)
+
+
+def _follow(
+    layers: Sequence[Layer], points: Sequence[Float[np.ndarray, "_ 2"]]
+) -> tuple[Float[np.ndarray, "N T 2"], Int[np.ndarray, " N"]]:
+    """Where points of each sheet are in every frame, and the index of their sheet; without those behind the camera."""
+    paths, sheets = [], []
+    for i, (layer, own) in enumerate(zip(layers, points, strict=True)):
+        path, before_the_eye = layer.locate(own)
+        paths.append(path[before_the_eye])
+        sheets.append(np.full(int(before_the_eye.sum()), i))
+    return np.concatenate(paths), np.concatenate(sheets)
 
 
 def _choose_pixels(
@@ -155,7 +160,7 @@ def _choose_pixels(
         for (pixels, total), n in zip(choices, counts, strict=True)
         if n > 0
     ]
-    row, column = np.divmod(np.concatenate(drawn), owner.shape[1])
+    row, column = np.divmod(np.concatenate([np.zeros(0, int), *drawn]), owner.shape[1])
     return row, column
 
 
