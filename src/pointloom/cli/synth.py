@@ -35,6 +35,13 @@ def layered(
     textures: Annotated[
         Path | None, typer.Option(help="A folder of photos to cut the layers from. Without one, textures are drawn.")
     ] = None,
+    figures: Annotated[float, typer.Option(help="Share of the objects that walk, wave or crawl.", min=0, max=1)] = 0.2,
+    specimens: Annotated[
+        float, typer.Option(help="Share of the clips with nothing but plain animals on a plain ground.", min=0, max=1)
+    ] = 0.0,
+    landmarks: Annotated[
+        float, typer.Option(help="Share of the tracks that are joints and tips of limbs, where any are.", min=0, max=1)
+    ] = 0.0,
     layout: Annotated[
         Layout, typer.Option(help="pool: to train on; kubric: images and tracks as Kubric's sequences hold them.")
     ] = "pool",
@@ -50,7 +57,9 @@ def layered(
 
     cv2.setNumThreads(1)
     bank = TextureBank.from_folder(textures) if textures else TextureBank.procedural()
-    config = LayeredConfig(size=(width, height), frames=frames)
+    config = LayeredConfig(
+        size=(width, height), frames=frames, figures=figures, specimens=specimens, landmarks=landmarks
+    )
     with progress_bar("making clips") as progress:
         made = fill_folder(
             folder,
