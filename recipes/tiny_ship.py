@@ -23,8 +23,9 @@ from pointloom.evaluation.bench import speed_of
 from pointloom.evaluation.results import Results
 from pointloom.models.catalogue import measured
 from pointloom.models.cotracker3 import TINY
+from pointloom.models.download import find_file
 from pointloom.models.weight_files import save_weights
-from pointloom.models.zoo import build_model, find_entry, find_file
+from pointloom.models.zoo import build_model, find_entry
 from pointloom.training.recipe import load_recipe
 
 NAME = "tiny"
