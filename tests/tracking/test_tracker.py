@@ -1,4 +1,5 @@
 import weakref
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -133,15 +134,16 @@ def test_windows_give_what_a_walk_over_all_features_gives(model, masked, frames)
     everywhere = not masked or model is MODEL
     queries = some_queries(frames, frames, seed=3)
     queries[:, 0] = np.arange(frames) if everywhere else 0
+    model = deepcopy(model).double()  # float32 loses more than a ten-thousandth of a pixel on some processors
     features = model.encode(torch.from_numpy(VIDEO[None, :frames]))
-    points = model.describe(features, torch.from_numpy(queries)[None])
-    expected = np.zeros((frames, frames, 2), np.float32)
+    points = model.describe(features, torch.from_numpy(queries)[None].double())
+    expected = np.zeros((frames, frames, 2))
     for done in walk(model, features, points, window=WINDOW, step=STEP, masked=masked):
         part = done.result.xy[0, : frames - done.start].transpose(0, 1)
         expected[:, done.start : done.start + WINDOW] = part
     tracks = tracker(model, masked=masked).track(VIDEO[:frames], queries)
     after = np.arange(frames) > queries[:, :1]
-    np.testing.assert_allclose(tracks.xy[after], expected[after], atol=ROUNDING_PX)
+    np.testing.assert_allclose(tracks.xy[after], expected[after], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, STEP])
