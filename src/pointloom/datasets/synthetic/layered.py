@@ -33,7 +33,6 @@ DRAWN_FRAMES = 6  # frames in which tracks are chosen
 SPARE = 1.25  # points drawn for each one needed: those that pass behind the camera are dropped
 NO_POINTS = np.zeros((0, 2))
 MARK_PX = 0.5  # spread of where people put a mark
-GREY = np.array([0.299, 0.587, 0.114], np.float32)  # share of red, green and blue in how light a pixel is (BT.601)
 EDGE_PX, EDGE_WEIGHT = 4, 3.0  # pixels near the border of an object are chosen more often
 
 
@@ -48,7 +47,7 @@ def make_clip(config: LayeredConfig, textures: TextureBank, seed: int) -> Annota
     canvases, owners = paint(scene, marked)
     frames = np.stack([recording.develop(canvas, t, rng) for t, canvas in enumerate(canvases)])
     if scene.grey:
-        frames = np.repeat(np.rint(frames @ GREY).astype(np.uint8)[..., None], 3, axis=-1)
+        frames = np.stack([cv2.cvtColor(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) for f in frames])
     xy, visible = draw_tracks(rng, scene.layers, owners, config.tracks, config.landmarks)
     return AnnotatedClip(f"layered-{seed}", frames, xy, visible, np.ones_like(visible))
 
@@ -77,7 +76,7 @@ def draw_tracks(
 ) -> tuple[Float[np.ndarray, "N T 2"], Bool[np.ndarray, "N T"]]:
     """Choose points that can be seen in some of the frames, follow them through all, and say where they are visible.
 
-    A share of them, at most, are the marks of layers.
+    A share of them, at most, are the marks of layers; these come first.
     """
     path, visible = _draw_marks(rng, layers, round(count * landmarks))
     others, seen = _draw_anywhere(rng, layers, owners, count - len(path))
