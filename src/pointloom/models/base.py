@@ -37,6 +37,7 @@ class ModelInfo:
     iterations  refinements of the estimate that the model was made for
     confidence_px  confidence is the probability that a position is nearer to the truth than this, in pixels of the
                 frames as the model sees them. None: it has no confidence, or nobody knows what it means
+    recovers    windowed mode: whether drivers look for lost points in other places, unless they are told otherwise
     """
 
     family: str
@@ -50,6 +51,7 @@ class ModelInfo:
     weights_licence: str
     citation: str
     confidence_px: float | None = None
+    recovers: bool = False
 
 
 @dataclass(frozen=True)

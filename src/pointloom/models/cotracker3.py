@@ -59,6 +59,7 @@ class CoTracker3Config:
     window: int = 60  # frames of a window; also the rows of the time table
     step: int = 60  # new frames of a window
     iterations: int = 6
+    recovers: bool = False  # lost points are looked for in other places (not in the paper)
 
     # what it sees: see `Resizing`
     resize: ResizeRule = "stretch"
@@ -133,6 +134,7 @@ TINY = CoTracker3Config(
     window=16,
     step=8,
     iterations=4,
+    recovers=True,
     resize="fit",
     resolution=(320, 424),
     largest=360,
@@ -252,6 +254,7 @@ class CoTracker3(Model):
             weights_licence="unknown",
             citation="Karaev et al. 2024, CoTracker3: Simpler and Better Point Tracking by Pseudo-Labelling Videos",
             confidence_px=c.confidence_px,
+            recovers=c.recovers,
         )
 
     # ---- encode

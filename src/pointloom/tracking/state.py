@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from pointloom.models.base import Estimate, FrameFeatures, Memory, Model, PointFeatures
+from pointloom.tracking.recovery import Past, Sightings, best, sightings, tries, with_tries
 from pointloom.tracking.windows import attended_frames, carried
 
 
@@ -25,6 +26,7 @@ class WalkState:
     points    what the reached points look like; None before the first
     previous  where the last window found them, and what a causal model remembers; None before the first window of a
               model that remembers nothing
+    lost      where points that are lost were seen last; None where nobody looks for them
     """
 
     waiting_ids: Int64[Tensor, " M"]
@@ -32,6 +34,7 @@ class WalkState:
     ids: Int64[Tensor, " N"]
     points: PointFeatures | None = None
     previous: Estimate | None = None
+    lost: Sightings | None = None
 
     @staticmethod
     def of(queries: Float[Tensor, "N 3"], *, causal: bool = False) -> WalkState:
@@ -58,6 +61,7 @@ class WalkState:
             self.ids[stays],
             None if self.points is None else self.points.select(index),
             None if self.previous is None else self.previous.select(index),
+            None if self.lost is None else self.lost.without(ids),
         )
 
     def reaching(self, model: Model, features: FrameFeatures, stop: int) -> WalkState:
@@ -74,6 +78,7 @@ class WalkState:
             torch.cat([self.ids, self.waiting_ids[here]]),
             points if self.points is None else PointFeatures.join([self.points, points]),
             None if self.previous is None else self.previous.with_points(queries),
+            self.lost,
         )
 
 
@@ -86,10 +91,12 @@ def advance(
     step: int,
     iterations: int | None,
     masked: bool,
+    recover: bool = False,
 ) -> WalkState:
     """Run one window, which begins `step` frames after the one before it. The result is the new state's `previous`.
 
     `features` are those of the whole window; from frame `stop` on they only repeat the last frame that exists.
+    `recover`: points that the window before lost are looked for in other places, too.
     """
     state = state.reaching(model, features, stop)
     points = state.points
@@ -97,25 +104,32 @@ def advance(
         return state
     window = len(features)
     prior = carried(state.previous, points, features.start, window, step)
+    tried = None
+    if recover and state.previous is not None:
+        past = Past.of(state.previous, points, state.ids, start=features.start - step, step=step)
+        lost = sightings(state.lost, past)
+        state = replace(state, lost=lost)
+        tried = tries(lost, past, window=window, short_side=min(features.size))
+        points, prior = with_tries(points, prior, tried)
     if masked:
         attended = attended_frames(points, features.start, window)
-        return replace(state, previous=model.refine(features, points, prior, iterations=iterations, attended=attended))
-    everyone, begin = _with_waiting(model, state, features, prior)
-    result = model.refine(features, everyone, begin, iterations=iterations)
-    return replace(state, previous=result.select(slice(len(points))))
+        result = model.refine(features, points, prior, iterations=iterations, attended=attended)
+    else:
+        everyone, begin = _with_waiting(model, state.waiting, points, features, prior)
+        result = model.refine(features, everyone, begin, iterations=iterations).select(slice(len(points)))
+    return replace(state, previous=result if tried is None else best(result, tried, stop - features.start))
 
 
 def _with_waiting(
-    model: Model, state: WalkState, features: FrameFeatures, prior: Estimate
+    model: Model, waiting: Float[Tensor, "M 3"], points: PointFeatures, features: FrameFeatures, prior: Estimate
 ) -> tuple[PointFeatures, Estimate]:
     """Add the points that wait: at their queries, in every frame, and described by nothing."""
-    assert state.points is not None
-    if not len(state.waiting):
-        return state.points, prior
-    queries = state.waiting[None]
+    if not len(waiting):
+        return points, prior
+    queries = waiting[None]
     in_sight = queries.clone()
     in_sight[..., 0] = features.start  # any frame will do: the description is not used
     unknown = replace(model.describe(features, in_sight), queries=queries)
-    reached = torch.arange(len(state.points) + len(unknown), device=queries.device) < len(state.points)
-    everyone = replace(PointFeatures.join([state.points, unknown]), reached=reached[None])
+    reached = torch.arange(len(points) + len(unknown), device=queries.device) < len(points)
+    everyone = replace(PointFeatures.join([points, unknown]), reached=reached[None])
     return everyone, prior.with_points(queries)

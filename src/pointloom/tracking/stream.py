@@ -35,13 +35,14 @@ from pointloom.errors import FormatError, OptionError, QueryError
 from pointloom.models.base import Estimate, FrameFeatures, Memory, Model, PointFeatures
 from pointloom.queries.base import check_queries
 from pointloom.queries.points import Points
+from pointloom.tracking.recovery import Sightings
 from pointloom.tracking.runner import Runner, choose_device
 from pointloom.tracking.state import WalkState, advance
-from pointloom.tracking.tracker import check_iterations, check_step
+from pointloom.tracking.tracker import check_iterations, check_recover, check_step
 from pointloom.tracks import SEEN, SeenRule, seen_rule
 
 AnswerKind = Literal["newest", "final"]
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 ESTIMATE_FIELDS = ("xy", "visibility_logit", "confidence_logit")
 
 
@@ -98,6 +99,7 @@ class Stream:
     answer      `newest`: as soon as possible; `final`: once nothing will change any more, as `Tracker` answers
     iterations  refinements of each estimate; default: the model's
     masked      whether points in later frames are unknown to the others (see `Tracker`)
+    recover     whether lost points are looked for in other places (see `Tracker`); default: the model's
     device      where to compute; the model is moved there. `auto`: CUDA, MPS or CPU, whichever there is first
     dtype       torch.bfloat16 or float16 for faster layers; None for the type of the weights
 
@@ -112,6 +114,7 @@ class Stream:
         answer: AnswerKind = "newest",
         iterations: int | None = None,
         masked: bool = True,
+        recover: bool | None = None,
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -126,6 +129,7 @@ class Stream:
         self.answer: AnswerKind = answer
         self.iterations = check_iterations(iterations)
         self.masked = masked
+        self.recover = check_recover(recover, model, mode)
         self._causal = mode == "causal"
         self._masked = masked or self._causal  # in causal mode a point begins in the frame of its query
         self._window = 1 if self._causal else model.info.window
@@ -219,6 +223,7 @@ class Stream:
             step=self.advance_by,
             iterations=self.iterations,
             masked=self._masked,
+            recover=self.recover,
         )
         return replace(state, walk=walk, start=state.start + self.advance_by, frames=state.frames[self.advance_by :])
 
@@ -274,6 +279,7 @@ class Stream:
             if state.walk.points is None
             else {"queries": state.walk.points.queries, "support": list(state.walk.points.support)},
             "previous": None if state.walk.previous is None else _estimate_dict(state.walk.previous),
+            "lost": None if state.walk.lost is None else vars(state.walk.lost).copy(),
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -287,7 +293,7 @@ class Stream:
             )
         device = self._runner.device
         size = None if saved["size"] is None else tuple(saved["size"])
-        points, previous = saved["points"], saved["previous"]
+        points, previous, lost = saved["points"], saved["previous"], saved["lost"]
         self.state = StreamState(
             received=saved["received"],
             answered=saved["answered"],
@@ -306,6 +312,7 @@ class Stream:
                 if points is None
                 else PointFeatures(points["queries"].to(device), tuple(s.to(device) for s in points["support"])),
                 None if previous is None else _estimate_of(previous, device),
+                None if lost is None else Sightings(**{name: rows.to(device) for name, rows in lost.items()}),
             ),
             next_id=saved["next_id"],
             size=size,

@@ -36,6 +36,7 @@ from pointloom.tracking.batches import ALONE, Batch, joint_batches, single_batch
 from pointloom.tracking.causal import FRAMES_AT_ONCE, causal_spans
 from pointloom.tracking.features import Features, KeptFeatures, PassingFeatures
 from pointloom.tracking.memory import Costs, MemoryPlan, measure_costs, parse_bytes, plan_memory
+from pointloom.tracking.recovery import TRIES
 from pointloom.tracking.runner import Runner, choose_device
 from pointloom.tracking.state import WalkState, advance
 from pointloom.tracking.windows import window_starts
@@ -58,6 +59,8 @@ class Tracker:
     iterations     refinements of each estimate; default: the model's
     masked         windowed mode: a point does not exist for the others before its query's frame, so that a query in a
                    later window changes nothing in an earlier one. False is how the official CoTracker3 does it
+    recover        windowed mode: looks for lost points where their neighbours went and where their own speed took them,
+                   too, and takes what the model trusts most; default: the model's
     support_grid   adds n x n points on every frame that has queries, as company for models whose points look at each
                    other. They are not returned
     per_query      tracks each query alone, with support points around it and over the frame: slow, and best for models
@@ -76,6 +79,7 @@ class Tracker:
         step: int | None = None,
         iterations: int | None = None,
         masked: bool = True,
+        recover: bool | None = None,
         support_grid: int = 0,
         per_query: bool = False,
         memory_budget: str | int = "4GB",
@@ -93,6 +97,7 @@ class Tracker:
         self.masked = masked
         # in full mode all points are there from the beginning; in causal mode each begins in the frame of its query
         self._masked = masked if self.mode == "windowed" else self.mode == "causal"
+        self.recover = check_recover(recover, model, self.mode)
         if support_grid < 0 or (support_grid and per_query):
             raise OptionError(
                 f"support_grid={support_grid} must be 0 or more, and 0 with per_query, which brings its own support."
@@ -178,7 +183,7 @@ class Tracker:
                 frames=frames,
                 window=self._most_at_once(frames),
                 points=len(queries) * (ALONE if self.per_query else 1),
-                together=ALONE if self.per_query else 1 + self.support_grid**2,
+                together=(ALONE if self.per_query else 1 + self.support_grid**2) * self._crowd,
                 directions=len(walks),
             )
             groups = list(self._groups(queries, video.size, costs, plan))
@@ -206,6 +211,11 @@ class Tracker:
         step = frames if self.mode == "full" else self.step
         return [(start, start + window) for start in window_starts(frames, window, step)]
 
+    @property
+    def _crowd(self) -> int:
+        """For how many points there has to be room for each one."""
+        return 1 + TRIES * self.recover
+
     def _costs_of(self, size: tuple[int, int]) -> Costs:
         if size not in self._costs:
             self._costs[size] = measure_costs(self._runner, size, causal=self.mode == "causal")
@@ -224,7 +234,7 @@ class Tracker:
         batches = (
             single_batches(queries, size, costs.input)
             if self.per_query
-            else joint_batches(queries, size, support_grid=self.support_grid, most=plan.points_at_once)
+            else joint_batches(queries, size, support_grid=self.support_grid, most=plan.points_at_once // self._crowd)
         )
         group: list[Batch] = []
         points = 0
@@ -272,6 +282,7 @@ class Tracker:
                         step=step,
                         iterations=self.iterations,
                         masked=self._masked,
+                        recover=self.recover,
                     )
                     result.write(batch, states[k], start, real.stop, features.frames if backward else None)
                 if (start, stop) == windows[-1]:
@@ -286,6 +297,7 @@ class Tracker:
             "direction": direction,
             "iterations": self.model.info.iterations if self.iterations is None else self.iterations,
             "masked": self.masked,
+            "recover": self.recover,
             "support_grid": self.support_grid,
             "per_query": self.per_query,
             "dtype": str(self._runner.dtype or "weights").removeprefix("torch."),
@@ -380,6 +392,15 @@ def check_step(step: int | None, model: Model, mode: Mode) -> int:
     if not 1 <= step <= info.window // 2:
         raise OptionError(f"step must lie in 1..{info.window // 2}, half of the window of {info.window}; got {step}.")
     return step
+
+
+def check_recover(recover: bool | None, model: Model, mode: Mode) -> bool:
+    """Return whether lost points are looked for, which only windows can do. None: the model's default."""
+    if mode != "windowed":
+        if recover:
+            raise OptionError(f"recover is for windowed mode; in {mode} mode no window hands lost points to the next.")
+        return False
+    return model.info.recovers if recover is None else recover
 
 
 def check_iterations(iterations: int | None) -> int | None:
