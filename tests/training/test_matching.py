@@ -102,15 +102,3 @@ def test_a_jittered_start_knows_nothing_of_visibility_and_is_off_by_a_smooth_pat
     assert 0.5 * JITTER_PX[1] < typical.max() < 4 * JITTER_PX[1]
     bend = start.xy.diff(dim=1).diff(dim=1).norm(dim=-1)[0].mean(0)
     assert (bend < 0.25 * typical + 0.2).all()  # no noise that averaging over frames would remove
-
-
-def test_a_decoy_starts_near_one_of_its_neighbours() -> None:
-    torch.manual_seed(2)
-    place = torch.arange(40.0)[None, None, :, None] * 1000  # so far apart that no drift bridges it
-    xy = place.expand(1, 5, 40, 2)
-    home = (jitter(xy, decoys=0.25).xy / 1000).round()[0, 0, :, 0].long()
-    moved = (home - torch.arange(40)).abs()
-    assert 0.1 < (moved > 0).float().mean() < 0.45
-    assert moved.max() <= 6  # at the ends of the row; among the six nearest
-    assert len(moved[moved > 0].unique()) > 1
-    assert ((jitter(xy).xy / 1000).round()[0, 0, :, 0].long() == torch.arange(40)).all()

@@ -42,7 +42,6 @@ from pointloom.training.recompute import recompute_activations
 
 JITTER_PX = (0.5, 32.0)  # smallest and largest distance of a jittered start from the truth
 JITTER_KNOTS = 4  # turns of its drift
-DECOYS_AMONG = 6  # nearest tracks, of which one is a decoy
 
 
 class MatchingObjective(nn.Module):
@@ -124,7 +123,7 @@ class TrackingObjective(nn.Module, ABC):
         with torch.no_grad() if self.encoder_frozen else contextlib.nullcontext():
             features = self.model.encode(batch.frames)
         points = self.model.describe(features, batch.queries)
-        prior = jitter(batch.xy, decoys=self.recipe.decoys) if jittered else None
+        prior = jitter(batch.xy) if jittered else None
         window, step = self.windows(windows)
         forwards = self.forwards_only(unrolled=window < len(features))
         results = list(
@@ -317,15 +316,9 @@ def one_clip(window: WindowResult, index: int) -> WindowResult:
     return WindowResult(window.start, part(window.prior), [part(estimate) for estimate in window.estimates])
 
 
-def jitter(xy: Float[Tensor, "B T N 2"], *, decoys: float = 0.0) -> Estimate:
-    """Start near the truth: each track is shifted by a slow drift of random size, which no average removes.
-
-    A share of them, the `decoys`, start near one of their neighbours instead, so that a tracker learns how sure to be
-    where it was set upon the wrong thing.
-    """
+def jitter(xy: Float[Tensor, "B T N 2"]) -> Estimate:
+    """Start near the truth: each track is shifted by a slow drift of random size, which no average removes."""
     B, T, N, _ = xy.shape
-    if decoys and N > 1:
-        xy = torch.where(torch.rand(B, 1, N, 1, device=xy.device) < decoys, _of_neighbours(xy), xy)
     low, high = (math.log(px) for px in JITTER_PX)
     size = torch.exp(low + (high - low) * torch.rand(B, 1, N, 1, device=xy.device))
     knots = torch.randn(B * N, 2, JITTER_KNOTS, device=xy.device)
@@ -333,14 +326,3 @@ def jitter(xy: Float[Tensor, "B T N 2"], *, decoys: float = 0.0) -> Estimate:
     drift = drift.view(B, N, 2, T).permute(0, 3, 1, 2)  # (B, T, N, 2)
     zeros = xy.new_zeros(B, T, N)
     return Estimate(xy + size * drift, zeros, zeros)
-
-
-def _of_neighbours(xy: Float[Tensor, "B T N 2"]) -> Float[Tensor, "B T N 2"]:
-    """For each track one of those that are nearest to it in the mean over all frames."""
-    B, T, N, _ = xy.shape
-    apart = torch.stack([torch.cdist(frame, frame) for frame in xy.unbind(1)]).mean(0)  # (B, N, N)
-    apart.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-    nearest = apart.topk(min(DECOYS_AMONG, N - 1), largest=False).indices  # (B, N, K)
-    drawn = torch.randint(nearest.shape[-1], (B, N, 1), device=xy.device)
-    chosen = nearest.gather(2, drawn)[:, None].expand(B, T, N, 2)
-    return xy.gather(2, chosen)

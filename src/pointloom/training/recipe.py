@@ -110,7 +110,6 @@ class TrackingRecipe:
 
     iterations: int = 3
     jittered: float = 0.0  # share of whole clips that start near the truth instead of at the query
-    decoys: float = 0.0  # share of their tracks that start near another track instead
     windowed: float = 0.5  # share of clips on which windows are unrolled
     window: tuple[int, int] = (8, 16)
     masked: bool = True  # in windows, points do not exist before their queries, as `Tracker` does by default
