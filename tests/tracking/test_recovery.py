@@ -290,7 +290,7 @@ def test_tries_follow_the_similarity_of_the_neighbours_their_mean_motion_and_the
     then = torch.cat([own, ring])
     later = turned_and_grown(then, 30, 1.3)
     seen = Sightings(
-        torch.tensor([0]),
+        torch.tensor([9]),
         torch.tensor([1]),
         own,
         torch.tensor([[3.0, 1.0]]),
@@ -299,18 +299,19 @@ def test_tries_follow_the_similarity_of_the_neighbours_their_mean_motion_and_the
     )
     xy = torch.cat([then.expand(STEP, -1, -1), later.expand(STEP, -1, -1)])
     score = scores(5)
-    tried = tries(seen, past(xy, score), window=WINDOW, short_side=1)
+    ids = torch.tensor([9, 1, 2, 3, 4])  # a row of -1 must not be taken for that of 1
+    tried = tries(seen, past(xy, score, ids=ids), window=WINDOW, short_side=1)
     assert tried.rows.tolist() == [0, 0, 0]
     assert tried.xy.shape == (WINDOW, 3, 2)
     torch.testing.assert_close(tried.xy[:, 0], later[:1].expand(WINDOW, 2), atol=0.01, rtol=0)
     torch.testing.assert_close(tried.xy[STEP:, 2], (own + 3 * 2 * torch.tensor([[3.0, 1.0]])).expand(STEP, 2))
     assert (tried.xy[:, 1] - tried.xy[:, 0]).norm(dim=-1).min() > 5  # without the turn
     # neighbours much closer together than the stiffness tell of no turn
-    stiff = tries(seen, past(xy, score), window=WINDOW, short_side=100_000)
+    stiff = tries(seen, past(xy, score, ids=ids), window=WINDOW, short_side=100_000)
     torch.testing.assert_close(stiff.xy[:, 0], stiff.xy[:, 1], atol=0.1, rtol=0)
 
     score[STEP + 1, 2:] = 0.1  # one neighbour is left: not enough
-    alone = tries(seen, past(xy, score), window=WINDOW, short_side=1)
+    alone = tries(seen, past(xy, score, ids=ids), window=WINDOW, short_side=1)
     assert alone.rows.tolist() == [0]
     torch.testing.assert_close(alone.xy, tried.xy[:, 2:])
 
