@@ -111,6 +111,7 @@ def test_times_size_and_origin_come_with_the_tracks():
         "step": 2,
         "iterations": 1,
         "masked": False,
+        "recover": False,
         "support_grid": 0,
         "per_query": False,
         "dtype": "weights",
