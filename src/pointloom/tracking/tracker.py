@@ -60,7 +60,8 @@ class Tracker:
     masked         windowed mode: a point does not exist for the others before its query's frame, so that a query in a
                    later window changes nothing in an earlier one. False is how the official CoTracker3 does it
     recover        windowed mode: looks for lost points where their neighbours went and where their own speed took them,
-                   too, and takes what the model trusts most; default: the model's
+                   too, and takes what the model trusts most; so answers depend on neighbours also where points do not
+                   look at each other. Default: the model's
     support_grid   adds n x n points on every frame that has queries, as company for models whose points look at each
                    other. They are not returned
     per_query      tracks each query alone, with support points around it and over the frame: slow, and best for models
