@@ -196,8 +196,6 @@ def test_a_neighbour_that_is_removed_is_not_gone_by():
 
 # ---- its parts
 
-SHORT_SIDE = 240
-
 
 def past(xy: torch.Tensor, score: torch.Tensor, *, start=0, ids=None, query_frame=None) -> Past:
     """What a window found; xy (T, N, 2), score (T, N)."""
@@ -284,7 +282,8 @@ def turned_and_grown(xy: torch.Tensor, degrees: float, scale: float) -> torch.Te
     return scale * xy @ torch.tensor([[a.cos(), a.sin()], [-a.sin(), a.cos()]]) + torch.tensor([7.0, -3.0])
 
 
-def test_tries_follow_the_similarity_of_the_neighbours_their_mean_motion_and_the_own_speed():
+def test_tries_follow_the_similarity_of_the_neighbours_their_mean_motion_and_the_own_speed(monkeypatch):
+    monkeypatch.setattr("pointloom.tracking.recovery.STIFFNESS", 0.0)
     ring = 60 * torch.tensor([[1.0, 0], [-0.5, 0.8], [-0.5, -0.9], [0.3, 1.2]]) + 100
     own = torch.tensor([[112.0, 95.0]])
     then = torch.cat([own, ring])
@@ -300,26 +299,37 @@ def test_tries_follow_the_similarity_of_the_neighbours_their_mean_motion_and_the
     xy = torch.cat([then.expand(STEP, -1, -1), later.expand(STEP, -1, -1)])
     score = scores(5)
     ids = torch.tensor([9, 1, 2, 3, 4])  # a row of -1 must not be taken for that of 1
-    tried = tries(seen, past(xy, score, ids=ids), window=WINDOW, short_side=1)
+    tried = tries(seen, past(xy, score, ids=ids), window=WINDOW, size=SIZE)
     assert tried.rows.tolist() == [0, 0, 0]
     assert tried.xy.shape == (WINDOW, 3, 2)
     torch.testing.assert_close(tried.xy[:, 0], later[:1].expand(WINDOW, 2), atol=0.01, rtol=0)
     torch.testing.assert_close(tried.xy[STEP:, 2], (own + 3 * 2 * torch.tensor([[3.0, 1.0]])).expand(STEP, 2))
     assert (tried.xy[:, 1] - tried.xy[:, 0]).norm(dim=-1).min() > 5  # without the turn
     # neighbours much closer together than the stiffness tell of no turn
-    stiff = tries(seen, past(xy, score, ids=ids), window=WINDOW, short_side=100_000)
+    monkeypatch.setattr("pointloom.tracking.recovery.STIFFNESS", 10.0)
+    stiff = tries(seen, past(xy, score, ids=ids), window=WINDOW, size=SIZE)
     torch.testing.assert_close(stiff.xy[:, 0], stiff.xy[:, 1], atol=0.1, rtol=0)
 
     score[STEP + 1, 2:] = 0.1  # one neighbour is left: not enough
-    alone = tries(seen, past(xy, score, ids=ids), window=WINDOW, short_side=1)
+    alone = tries(seen, past(xy, score, ids=ids), window=WINDOW, size=SIZE)
     assert alone.rows.tolist() == [0]
     torch.testing.assert_close(alone.xy, tried.xy[:, 2:])
 
 
 def test_speed_is_not_believed_for_ever():
     seen = sightings(None, past(moving(1), scores(1)))
-    far = tries(seen, past(moving(1), scores(1, lost_from=0), start=400), window=WINDOW, short_side=SHORT_SIDE)
+    far = tries(seen, past(moving(1), scores(1, lost_from=0), start=400), window=WINDOW, size=SIZE)
     assert far.xy[0, 0].tolist() == (seen.xy[0] + 12 * seen.speed[0]).tolist()
+
+
+def test_nobody_looks_outside_the_picture():
+    seen = sightings(None, past(moving(1), scores(1)))
+    now = past(moving(1), scores(1, lost_from=0), start=STEP)
+    path = tries(seen, now, window=WINDOW, size=SIZE).xy[:STEP, 0]
+    between = (path[0, 0] + path[1, 0]) / 2 + 0.5
+    leaving = tries(seen, now, window=WINDOW, size=(int(between), SIZE[1]))
+    torch.testing.assert_close(leaving.xy[:STEP, 0], path)  # it is in the picture in the first frame
+    assert not len(tries(seen, now, window=WINDOW, size=(int(path[0, 0]), SIZE[1])).rows)
 
 
 def test_the_most_trusted_counts_in_the_frames_that_exist():

@@ -382,17 +382,18 @@ class CoTracker3(Model):
         confidence: Float[Tensor, "B T N"],
     ) -> Float[Tensor, "B N T W"]:
         """One token a point and frame: logits, correlation of all levels, displacements; plus the time embedding."""
-        parts = [visibility[..., None], confidence[..., None]]
+        # points before frames from here on, as the transformer has them: a linear layer copies what is not contiguous
+        parts = [torch.stack([visibility, confidence], dim=-1).transpose(1, 2)]
         peaks = []
+        of_points = cells.transpose(1, 2)  # (B, N, T, 2)
         for level_map, level_support, scale in zip(maps, support, self._level_scales(), strict=True):
-            volume = correlation_volume(level_map, cells * scale, level_support, self.config.radius)
+            volume = correlation_volume(level_map, of_points * scale, level_support, self.config.radius)
             parts.append(self.corr_mlp(volume.flatten(3)))
             if self.config.peaks:
                 s = self.config.support_radius  # of the query's own position
                 peaks.append(correlation_peak(volume[..., s, s].flatten(3)).to(volume.dtype))
-        tokens = torch.cat([*parts, self._displacements(cells), *peaks], dim=-1)  # (B, T, N, W)
-        time = resampled_time(self.time_emb, tokens.shape[1]).to(tokens.dtype)
-        return (tokens + time[:, :, None]).transpose(1, 2)
+        tokens = torch.cat([*parts, self._displacements(cells).transpose(1, 2), *peaks], dim=-1)  # (B, N, T, W)
+        return tokens + resampled_time(self.time_emb, tokens.shape[2]).to(tokens.dtype)[:, None]
 
     def _displacements(self, cells: Float[Tensor, "B T N 2"]) -> Float[Tensor, "B T N E"]:
         """Embed the displacements to the next and from the previous frame."""

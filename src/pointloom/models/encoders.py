@@ -20,6 +20,7 @@ from pointloom.errors import OptionError
 from pointloom.geometry import resize_aligned, resize_area
 
 ResizeRule = Literal["stretch", "fit", "as_is"]
+SMALL_MAP = 1024  # cells; below that PyTorch's group norm takes another way through maps whose channels are last
 LONGEST_SHAPE = 8  # long side to short side, so that a frame of 1 x 1000 does not become one of 288 x 288000
 
 
@@ -64,7 +65,8 @@ class Resizing:
             return images
         if self.rule == "stretch":
             return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=True)
-        return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
+        reduced = width < old[0] or height < old[1]  # else the filter changes nothing but the time
+        return F.interpolate(images, size=(height, width), mode="bilinear", align_corners=False, antialias=reduced)
 
     def to_cells(self, xy: Float[Tensor, "*A 2"], size: tuple[int, int]) -> Float[Tensor, "*A 2"]:
         """Pixels of a video of this (width, height) -> cells of the map. Divides by the stride, no half-pixel shift."""
@@ -81,7 +83,10 @@ def instance_norm(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
     """Zero mean and unit variance of each channel of each frame; no parameters.
 
     A group for each channel: ten times as fast as PyTorch's instance norm where channels are last, and they stay so.
+    Of small maps whose channels are last that is slow; these are turned round.
     """
+    if x.shape[-2] * x.shape[-1] < SMALL_MAP and x.is_contiguous(memory_format=torch.channels_last):
+        return F.group_norm(x.contiguous(), x.shape[1], eps=1e-5).contiguous(memory_format=torch.channels_last)
     return F.group_norm(x, x.shape[1], eps=1e-5)
 
 

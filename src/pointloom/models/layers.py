@@ -84,24 +84,24 @@ def sample_between_frames(
 
 def correlation_volume(
     maps: Float[Tensor, "B T h w C"],
-    xy: Float[Tensor, "B T N 2"],
+    xy: Float[Tensor, "B N T 2"],
     support: Float[Tensor, "B N S S C"],
     radius: int,
     *,
     outside: Outside = "edge",
-) -> Float[Tensor, "B T N P P S S"]:
+) -> Float[Tensor, "B N T P P S S"]:
     """Products of every feature around the present position with every feature around the query.
 
     Outside the map its edge is repeated, or features are zero. Correlating whole pixels and blending the products
     equals blending the features first (both are linear) and reads a quarter of the memory. On a CPU some points at a
     time, so that what is read stays in the cache, and all frames of a point in one product: each twice as fast.
     """
-    T, N = xy.shape[1:3]
+    N, T = xy.shape[1:3]
     numbers = T * (2 * radius + 2) ** 2 * maps.shape[-1]  # read for a point
     together = max(NUMBERS_AT_ONCE // numbers, 1) if xy.device.type == "cpu" else N
-    groups = zip(xy.transpose(1, 2).split(together, dim=1), support.split(together, dim=1), strict=True)
+    groups = zip(xy.split(together, dim=1), support.split(together, dim=1), strict=True)
     volumes = [_correlation_of_some(maps, some, around, radius, outside) for some, around in groups]
-    return torch.cat(volumes, dim=1).transpose(1, 2)
+    return torch.cat(volumes, dim=1)
 
 
 def _correlation_of_some(

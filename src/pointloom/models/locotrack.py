@@ -395,7 +395,7 @@ class LocoTrack(Model):
     def _improved(self, features: FrameFeatures, points: PointFeatures, state: State) -> State:
         """One iteration."""
         B, _, N = state.hidden.shape
-        tokens = self.tokens(features, points, state).transpose(1, 2).flatten(0, 1)  # (B*N, T, W)
+        tokens = self.tokens(features, points, state).flatten(0, 1)  # (B*N, T, W)
         change = self.torch_pips_mixer(tokens).unflatten(0, (B, N)).transpose(1, 2).to(state.xy.dtype)  # (B, T, N, R)
         # the refiner speaks of pixels of its own resolution
         return State(
@@ -404,19 +404,20 @@ class LocoTrack(Model):
             state.far + change[..., 3],
         )
 
-    def tokens(self, features: FrameFeatures, points: PointFeatures, state: State) -> Float[Tensor, "B T N W"]:
+    def tokens(self, features: FrameFeatures, points: PointFeatures, state: State) -> Float[Tensor, "B N T W"]:
         """One token a point and frame: the two logits, what is read of each map's correlation, the motion."""
         height, width = self.config.resolution
         size = state.xy.new_tensor([width, height])
-        parts = [state.hidden[..., None], state.far[..., None]]
+        of_points = state.xy.transpose(1, 2)  # (B, N, T, 2)
+        parts = [torch.stack([state.hidden, state.far], dim=-1).transpose(1, 2)]
         for k, reader in zip(COMPARED_IN_TURN, self.cmdtop, strict=True):
             m = features.maps[k]
-            cells = from_raster(state.xy * state.xy.new_tensor([m.shape[3], m.shape[2]]) / size)
+            cells = from_raster(of_points * state.xy.new_tensor([m.shape[3], m.shape[2]]) / size)
             volume = correlation_volume(m, cells, points.support[k], self.config.radius, outside="zero")
             parts.append(reader(volume.flatten(0, 2)).unflatten(0, volume.shape[:3]))
         unit = size / self._enlargement(features, state)
         motion = fourier_embedding(to_neighbours(state.xy) / unit.repeat(2), MOTION_FREQUENCIES)
-        return torch.cat([*parts, motion], dim=-1)
+        return torch.cat([*parts, motion.transpose(1, 2)], dim=-1)
 
     def _enlargement(self, features: FrameFeatures, state: State) -> Float[Tensor, "2"]:
         """(x, y) of the resolution of the iterations over that of the first estimate."""

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Complex, Float, Int64
 from torch import Tensor
 
+from pointloom.geometry import Size, inside
 from pointloom.models.base import Estimate, PointFeatures
 
 # visibility times confidence; chosen on held-back generated clips
@@ -150,8 +151,11 @@ def _sighted(past: Past, rows: Int64[Tensor, " L"], moment: Int64[Tensor, " L"])
     return Sightings(past.ids[rows], moment + past.start, here, speed, neighbours, around)
 
 
-def tries(seen: Sightings, past: Past, *, window: int, short_side: int) -> Tries:
-    """Return where else the window after `past` looks for lost points. `short_side` is the video's, in pixels."""
+def tries(seen: Sightings, past: Past, *, window: int, size: Size) -> Tries:
+    """Return where else the window after `past` looks for lost points in a video of this (width, height).
+
+    Nowhere where only what lies outside the picture could be found.
+    """
     xy, score = past.xy[past.step :], past.score[past.step :]
     rows, _ = _rows_of(seen.ids, past.ids)
     now, known = _rows_of(seen.neighbours, past.ids)
@@ -163,14 +167,16 @@ def tries(seen: Sightings, past: Past, *, window: int, short_side: int) -> Tries
         torch.view_as_complex(seen.around),
         torch.view_as_complex(xy[:, now]),
         torch.view_as_complex(seen.xy),
-        (STIFFNESS * short_side) ** 2,
+        (STIFFNESS * min(size)) ** 2,
     )
     led = (counts.sum(-1) >= LEAST_NEIGHBOURS).all(0)
     frames = torch.arange(len(xy), device=xy.device)[:, None] + past.start + past.step
     onward = seen.xy + seen.speed * (frames - seen.frame).clamp(max=ONWARD_FRAMES)[..., None]
     places = torch.cat([turned[:, led], shifted[:, led], onward], dim=1)
+    in_picture = inside(places, size).any(0)
+    places = places[:, in_picture]
     places = torch.cat([places, places[-1:].expand(window - len(places), -1, -1)])
-    return Tries(torch.cat([rows[led], rows[led], rows]), places)
+    return Tries(torch.cat([rows[led], rows[led], rows])[in_picture], places)
 
 
 def _led(

@@ -109,7 +109,7 @@ def advance(
         past = Past.of(state.previous, points, state.ids, start=features.start - step, step=step)
         lost = sightings(state.lost, past)
         state = replace(state, lost=lost)
-        tried = tries(lost, past, window=window, short_side=min(features.size))
+        tried = tries(lost, past, window=window, size=features.size)
         points, prior = with_tries(points, prior, tried)
     if masked:
         attended = attended_frames(points, features.start, window)
