@@ -199,7 +199,7 @@ class FirstIteration:
 
     features: FrameFeatures
     points: PointFeatures
-    correlation: list[tuple[torch.Tensor, torch.Tensor]]  # of each level: the volume, its embedding
+    correlation: list[tuple[torch.Tensor, torch.Tensor]]  # of each level: the volume, its embedding; points before frames
     update: list[tuple[torch.Tensor, torch.Tensor]]  # the tokens, the change
 
     def assert_equals(self, case: Case, tolerances: Tolerances) -> None:
@@ -218,10 +218,10 @@ class FirstIteration:
         frame, query = case["token_pairs"].T
         for i, (volume, embedding) in enumerate(self.correlation):
             side = case[f"corr_volume_l{i}"].shape[1:]
-            pair = volume[0, frame[1], query[1]].reshape(1, *side)
+            pair = volume[0, query[1], frame[1]].reshape(1, *side)
             assert_close(pair, case[f"corr_volume_l{i}"], tolerance, f"corr_volume_l{i}")
             assert_sums(volume, case[f"corr_volume_stats_l{i}"], total, f"corr_volume_stats_l{i}")
-            assert_close(embedding[0, frame, query], case[f"corr_emb_l{i}"], tolerance, f"corr_emb_l{i}")
+            assert_close(embedding[0, query, frame], case[f"corr_emb_l{i}"], tolerance, f"corr_emb_l{i}")
         ((tokens, delta),) = self.update
         assert_close(tokens[0, query, frame], case["tokens_iter0"], tolerance, "tokens_iter0")
         assert_close(delta, case["delta_iter0"], tolerance, "delta_iter0")

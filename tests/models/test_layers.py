@@ -37,7 +37,7 @@ def test_correlation_far_outside_sees_the_edge_alone() -> None:
 
 def test_correlation_does_not_depend_on_how_many_points_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    maps, xy, support = torch.rand(1, 3, 9, 8, 4), 9 * torch.rand(1, 3, 7, 2), torch.rand(1, 7, 3, 3, 4)
+    maps, xy, support = torch.rand(1, 3, 9, 8, 4), 9 * torch.rand(1, 7, 3, 2), torch.rand(1, 7, 3, 3, 4)
     volumes = []
     of_a_point = 3 * 8 * 8 * 4
     for numbers in (1, 2 * of_a_point, 1000 * of_a_point):  # one point at a time, two, all
@@ -45,7 +45,7 @@ def test_correlation_does_not_depend_on_how_many_points_are_read_at_once(monkeyp
         volumes.append(correlation_volume(maps, xy, support, 3))
     assert torch.allclose(volumes[0], volumes[2], atol=1e-6)
     assert torch.allclose(volumes[1], volumes[2], atol=1e-6)
-    assert volumes[0].shape == (1, 3, 7, 7, 7, 3, 3)
+    assert volumes[0].shape == (1, 7, 3, 7, 7, 3, 3)
 
 
 def test_a_peak_is_told_by_its_place_its_probability_and_its_height() -> None:

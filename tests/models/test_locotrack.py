@@ -98,7 +98,7 @@ def test_beyond_the_map_features_count_as_zero() -> None:
     maps = torch.rand(1, 1, 5, 6, 2, dtype=torch.float64, generator=generator)
     xy = torch.tensor([[0.3, 0.6], [-1.2, 2.5], [5.5, 4.25], [-40.0, 900.0]], dtype=torch.float64)
     ones = torch.ones(1, 4, 1, 1, 2, dtype=torch.float64)
-    found = correlation_volume(maps, xy[None, None], ones, 1, outside="zero")[0, 0, ..., 0, 0]  # (N, P, P)
+    found = correlation_volume(maps, xy[None, :, None], ones, 1, outside="zero")[0, :, 0, ..., 0, 0]  # (N, P, P)
     offsets = torch.cartesian_prod(*[torch.arange(-1, 2)] * 2)  # x slow
     places = xy[:, None] + offsets
     grid = 2 * places / torch.tensor([5, 4]) - 1

@@ -195,11 +195,10 @@ def test_the_match_of_a_point_with_every_frame(looked_into: Run) -> None:
 def test_correlations_and_what_the_refiner_sees_and_says(looked_into: Run) -> None:
     case, tolerance, frames = looked_into.case, looked_into.tolerances.intermediate, len(looked_into.features)
     for name in MAPS:
-        volume, embedding = (v.unflatten(0, (frames, -1)) for v in looked_into.seen[name][0])
-        one = volume[2, 1].transpose(0, 1).transpose(2, 3)
+        volume, embedding = (v.unflatten(0, (-1, frames)) for v in looked_into.seen[name][0])
+        one = volume[1, 2].transpose(0, 1).transpose(2, 3)
         assert_close(one, case[f"corr4d_{name}_iter0_q1_t2"], tolerance, f"corr4d_{name}_iter0_q1_t2")
-        some = embedding[:, :3].transpose(0, 1)
-        assert_close(some, case[f"corr_emb_{name}_iter0"], tolerance, f"corr_emb_{name}_iter0")
+        assert_close(embedding[:3], case[f"corr_emb_{name}_iter0"], tolerance, f"corr_emb_{name}_iter0")
     for i in (0, 3):
         tokens, change = looked_into.seen["refiner"][i]
         count = len(case[f"refiner_in_iter{i}"])

@@ -263,7 +263,7 @@ class CoTracker3(Model):
         """Compute the feature pyramid of each frame (RGB, 0..255)."""
         B, T, H, W, _ = frames.shape
         images = self.resized(frames.flatten(0, 1).movedim(-1, 1))  # (B*T, 3, h, w)
-        maps = [unit_length(m.movedim(1, -1)) for m in self.fnet(2 * (images / 255) - 1)]
+        maps = [unit_length(m.movedim(1, -1)) for m in self.fnet(images * (2 / 255) - 1)]
         maps[-1:] = pyramid(maps[-1], self.config.levels)
         return FrameFeatures(
             tuple(m.contiguous().unflatten(0, (B, T)) for m in maps),

@@ -120,7 +120,8 @@ def _correlation_of_some(
     products = products.unflatten(2, (T, width, width))
     if outside == "zero":
         products = products * _inside(xy, (maps.shape[3], maps.shape[2]), radius)[..., None]
-    volume = blend(products, fraction.view(B, N, T, 2).to(products.dtype))
+    # in the type of positions: half as long as in bfloat16 on a CPU
+    volume = blend(products.to(fraction.dtype), fraction.view(B, N, T, 2)).to(products.dtype)
     return volume.unflatten(-1, support.shape[2:4])
 
 
