@@ -199,7 +199,7 @@ class FirstIteration:
 
     features: FrameFeatures
     points: PointFeatures
-    correlation: list[tuple[torch.Tensor, torch.Tensor]]  # of each level: the volume, its embedding; points before frames
+    correlation: list[tuple[torch.Tensor, torch.Tensor]]  # of each level: the volume, its embedding
     update: list[tuple[torch.Tensor, torch.Tensor]]  # the tokens, the change
 
     def assert_equals(self, case: Case, tolerances: Tolerances) -> None:

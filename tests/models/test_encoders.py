@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pointloom.errors import OptionError
-from pointloom.models.encoders import Resizing
+from pointloom.models.encoders import Resizing, instance_norm
 
 FIT = Resizing("fit", (288, 384), 4)
 
@@ -38,6 +39,30 @@ def test_fitting_keeps_the_shape_up_to_eight_to_one(size: tuple[int, int], seen:
 )
 def test_fitting_keeps_sizes_up_to_the_largest(size: tuple[int, int], seen: tuple[int, int]) -> None:
     assert Resizing("fit", (288, 384), 4, largest=360).input_size(size) == seen
+
+
+def test_frames_are_filtered_where_they_are_reduced() -> None:
+    stripes = torch.zeros(1, 3, 1152, 1536)
+    stripes[..., ::2] = 255  # of one pixel: grey from afar
+    assert (FIT.resized(stripes)[..., 4:-4] - 127.5).abs().max() < 20
+    squeezed = Resizing("fit", (64, 64), 4)  # strips of 8 pixels, along their length alone
+    assert (squeezed.resized(stripes[..., :8, :])[..., 4:-4] - 127.5).abs().max() < 20
+    assert (squeezed.resized(stripes[..., :8, :].mT)[..., 4:-4, :] - 127.5).abs().max() < 20
+
+
+def test_enlarged_frames_are_what_a_filter_would_make_of_them() -> None:
+    frames = 255 * torch.rand(1, 3, 60, 80, generator=torch.Generator().manual_seed(0))
+    filtered = F.interpolate(frames, size=(288, 384), mode="bilinear", align_corners=False, antialias=True)
+    assert (FIT.resized(frames) - filtered).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("side", [31, 32], ids=["small", "large"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
+def test_the_norm_is_that_of_each_channel_of_each_frame(side: int, layout: torch.memory_format) -> None:
+    x = 3 + 2 * torch.rand(2, 24, side, side, generator=torch.Generator().manual_seed(0)).to(memory_format=layout)
+    normed = instance_norm(x)
+    torch.testing.assert_close(normed, F.instance_norm(x), atol=1e-3, rtol=0)
+    assert normed.is_contiguous(memory_format=layout)  # the next convolution would turn it round
 
 
 def test_positions_move_with_squeezed_frames() -> None:
