@@ -382,7 +382,8 @@ class CoTracker3(Model):
         confidence: Float[Tensor, "B T N"],
     ) -> Float[Tensor, "B N T W"]:
         """One token a point and frame: logits, correlation of all levels, displacements; plus the time embedding."""
-        # points before frames from here on, as the transformer has them: a linear layer copies what is not contiguous
+        # points before frames from here on, as the transformer has them: of tokens that do not lie together in memory
+        # a linear layer makes a batch, with a copy of its weights for each point
         parts = [torch.stack([visibility, confidence], dim=-1).transpose(1, 2)]
         peaks = []
         of_points = cells.transpose(1, 2)  # (B, N, T, 2)
