@@ -65,6 +65,28 @@ def test_the_norm_is_that_of_each_channel_of_each_frame(side: int, layout: torch
     assert normed.is_contiguous(memory_format=layout)  # the next convolution would turn it round
 
 
+@pytest.mark.parametrize("side", [31, 32], ids=["small", "large"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["first", "last"])
+def test_the_norm_has_the_slope_that_pytorch_gives_it(side: int, layout: torch.memory_format) -> None:
+    random = torch.Generator().manual_seed(0)
+    x = 3 + 2 * torch.rand(2, 24, side, side, generator=random, dtype=torch.float64)
+    up = torch.rand(2, 24, side, side, generator=random, dtype=torch.float64).sub(0.5)
+    ours, theirs = (x.to(memory_format=layout, copy=True).requires_grad_() for _ in range(2))
+    instance_norm(ours).backward(up)
+    F.instance_norm(theirs).backward(up)
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-12, rtol=0)
+
+
+def test_the_slope_of_the_norm_is_computed_in_float32_whatever_it_is_of() -> None:
+    random = torch.Generator().manual_seed(0)
+    x = (3 + 2 * torch.rand(2, 24, 40, 40, generator=random)).bfloat16()
+    up = torch.rand(2, 24, 40, 40, generator=random).bfloat16()
+    rounded, exact = x.clone().requires_grad_(), x.float().requires_grad_()
+    instance_norm(rounded).backward(up)
+    instance_norm(exact).backward(up.float())
+    torch.testing.assert_close(rounded.grad, exact.grad.bfloat16(), atol=0, rtol=0.008)  # a last place of bfloat16
+
+
 def test_positions_move_with_squeezed_frames() -> None:
     corners = torch.tensor([[-0.5, -0.5], [99_999.5, 0.5]])  # outer corners of the first and last pixel
     cells = FIT.to_cells(corners, (100_000, 1))

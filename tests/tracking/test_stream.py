@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from small_models import ALONE, STEP, TOGETHER, WINDOW, moving_noise, small_model, some_queries
+from small_models import ALONE, LEADING_IN, STEP, TOGETHER, WINDOW, moving_noise, small_model, some_queries
 
 from pointloom.errors import FormatError, OptionError, QueryError
 from pointloom.models.cotracker3 import OFFLINE, CoTracker3Config
@@ -16,7 +16,11 @@ from pointloom.tracks import Tracks
 EQUAL_PX = 1e-5
 MODEL = small_model(ALONE).double()
 SOCIAL_MODEL = small_model(TOGETHER).double()
+LEADING_MODEL = small_model(LEADING_IN).double()
 both_models = pytest.mark.parametrize("model", [MODEL, SOCIAL_MODEL], ids=["points alone", "points together"])
+all_models = pytest.mark.parametrize(
+    "model", [MODEL, SOCIAL_MODEL, LEADING_MODEL], ids=["points alone", "points together", "lead-in"]
+)
 
 
 def stream_on(model=MODEL, **options) -> Stream:
@@ -57,8 +61,8 @@ def assert_same_answers(some: list[Answer], others: list[Answer], tolerance: flo
 
 @pytest.mark.parametrize(
     ("model", "masked"),
-    [(MODEL, True), (SOCIAL_MODEL, True), (SOCIAL_MODEL, False)],
-    ids=["points alone", "points together", "official"],
+    [(MODEL, True), (SOCIAL_MODEL, True), (SOCIAL_MODEL, False), (LEADING_MODEL, True)],
+    ids=["points alone", "points together", "official", "lead-in"],
 )
 @pytest.mark.parametrize(
     ("frames", "step"), [(1, STEP), (3, 2), (STEP, STEP), (8, 3), (9, STEP), (12, STEP), (15, 1), (22, 3), (22, STEP)]
@@ -69,7 +73,7 @@ def test_final_answers_are_those_of_the_tracker(model, masked, frames, step):
     assert_answers_are(answers, Tracker(model, step=step, masked=masked, device="cpu").track(video, queries))
 
 
-@both_models
+@all_models
 def test_points_that_are_added_on_the_way_are_tracked_as_if_they_had_been_known(model):
     video = moving_noise(43)
     queries = np.array([[0, 5, 5], [0, 30, 20], [7, 9, 28], [30, 20, 10], [30, 8, 8], [41, 3, 3]], np.float32)
@@ -106,10 +110,11 @@ def test_a_point_that_is_added_after_the_last_window_is_answered_at_the_end():
 # ---- newest answers
 
 
+@pytest.mark.parametrize("model", [MODEL, LEADING_MODEL], ids=["no lead-in", "lead-in"])
 @pytest.mark.parametrize("step", [1, 2, 3, STEP])
 @pytest.mark.parametrize("frames", [1, 7, 8, 19])
-def test_newest_answers_every_frame_once_and_at_most_step_minus_one_frames_late(step, frames):
-    stream = stream_on(step=step)
+def test_newest_answers_every_frame_once_and_at_most_step_minus_one_frames_late(model, step, frames):
+    stream = stream_on(model, step=step)
     stream.add([[5, 5]])
     answered = []
     for t, frame in enumerate(moving_noise(frames)):
@@ -145,6 +150,15 @@ def test_the_first_answers_are_those_of_a_video_that_ends_there(model):
                 np.testing.assert_allclose(answer.xy, tracks.xy[:, answer.frame], atol=EQUAL_PX)
         answers += new
     assert len(answers) == WINDOW
+
+
+def test_with_a_lead_in_the_first_answers_are_those_of_a_video_that_ends_there_too():
+    video, queries = moving_noise(WINDOW + 2), some_queries(4, 1)
+    answers = run(stream_on(LEADING_MODEL, step=2), video, queries)
+    for last in (1, 3, 5):
+        tracks = Tracker(LEADING_MODEL, step=2, device="cpu").track(video[: last + 1], queries)
+        for frame in (last - 1, last):
+            np.testing.assert_allclose(answers[frame].xy, tracks.xy[:, frame], atol=EQUAL_PX)
 
 
 def test_the_windows_at_the_beginning_leave_no_trace():
@@ -327,7 +341,7 @@ def test_two_streams_on_one_model_do_not_influence_each_other(model):
         assert_same_answers(together[k] + streams[k].close(), run(stream_on(model, step=step), videos[k], queries[k]))
 
 
-@both_models
+@all_models
 @pytest.mark.parametrize("at", [0, 3, 8, 13])
 def test_a_kept_state_can_be_returned_to(model, at):
     video = moving_noise(22)
@@ -342,7 +356,7 @@ def test_a_kept_state_can_be_returned_to(model, at):
     assert_same_answers(once, run(stream, video[at:]))
 
 
-@both_models
+@all_models
 @pytest.mark.parametrize("at", [0, 3, 8, 13])
 def test_a_state_can_be_saved_and_loaded_into_another_stream(model, at, tmp_path):
     video = moving_noise(22)

@@ -38,6 +38,7 @@ class ModelInfo:
     confidence_px  confidence is the probability that a position is nearer to the truth than this, in pixels of the
                 frames as the model sees them. None: it has no confidence, or nobody knows what it means
     recovers    windowed mode: whether drivers look for lost points in other places, unless they are told otherwise
+    leads_in    windowed mode: whether the first windows begin before the video, on copies of its first frame
     """
 
     family: str
@@ -52,6 +53,7 @@ class ModelInfo:
     citation: str
     confidence_px: float | None = None
     recovers: bool = False
+    leads_in: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,14 @@ class FrameFeatures:
             return self
         maps = tuple(torch.cat([m, m[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1) for m in self.maps)
         return replace(self, maps=maps)
+
+    def led_in(self, start: int) -> FrameFeatures:
+        """Repeat the first frame before itself until they begin with frame `start`, which may be negative."""
+        missing = self.start - start
+        if missing <= 0:
+            return self
+        maps = tuple(torch.cat([m[:, :1].expand(-1, missing, -1, -1, -1), m], dim=1) for m in self.maps)
+        return replace(self, maps=maps, start=start)
 
     def reversed(self) -> FrameFeatures:
         """Return the same frames with time running backwards; the last one becomes frame 0."""

@@ -60,6 +60,7 @@ class CoTracker3Config:
     step: int = 60  # new frames of a window
     iterations: int = 6
     recovers: bool = False  # lost points are looked for in other places (not in the paper)
+    leads_in: bool = False  # the first windows begin before the video (not in the paper)
 
     # what it sees: see `Resizing`
     resize: ResizeRule = "stretch"
@@ -135,6 +136,7 @@ TINY = CoTracker3Config(
     step=8,
     iterations=4,
     recovers=True,
+    leads_in=True,
     resize="fit",
     resolution=(320, 424),
     largest=360,
@@ -255,6 +257,7 @@ class CoTracker3(Model):
             citation="Karaev et al. 2024, CoTracker3: Simpler and Better Point Tracking by Pseudo-Labelling Videos",
             confidence_px=c.confidence_px,
             recovers=c.recovers,
+            leads_in=c.leads_in,
         )
 
     # ---- encode

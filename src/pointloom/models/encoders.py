@@ -9,17 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from pointloom.errors import OptionError
 from pointloom.geometry import resize_aligned, resize_area
 
 ResizeRule = Literal["stretch", "fit", "as_is"]
+NORM_EPS = 1e-5
 SMALL_MAP = 1024  # cells; below that PyTorch's group norm takes another way through maps whose channels are last
 LONGEST_SHAPE = 8  # long side to short side, so that a frame of 1 x 1000 does not become one of 288 x 288000
 
@@ -85,9 +87,46 @@ def instance_norm(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
     A group for each channel: ten times as fast as PyTorch's instance norm where channels are last, and they stay so.
     Of small maps whose channels are last that is slow; these are turned round.
     """
+    if x.device.type == "cpu" and torch.is_grad_enabled():
+        return _TrainedNorm.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return _normed(x)
+
+
+def _normed(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
     if x.shape[-2] * x.shape[-1] < SMALL_MAP and x.is_contiguous(memory_format=torch.channels_last):
-        return F.group_norm(x.contiguous(), x.shape[1], eps=1e-5).contiguous(memory_format=torch.channels_last)
-    return F.group_norm(x, x.shape[1], eps=1e-5)
+        return F.group_norm(x.contiguous(), x.shape[1], eps=NORM_EPS).contiguous(memory_format=torch.channels_last)
+    return F.group_norm(x, x.shape[1], eps=NORM_EPS)
+
+
+class _TrainedNorm(torch.autograd.Function):
+    """The norm with a backward pass frame by frame, so that what is read stays in the cache, and in float32.
+
+    On a CPU PyTorch's own takes up to seven times as long in bfloat16, which was half the time of a training step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        """Normalise."""
+        ctx.save_for_backward(x)
+        return _normed(x)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, slope: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        """Return the slope of the input: what would shift or scale a channel as a whole is taken out."""
+        (x,) = ctx.saved_tensors
+        result = torch.empty_like(x)
+        exact = torch.promote_types(x.dtype, torch.float32)
+        for of_frame, frame, wanted in zip(result.split(1), x.split(1), slope.split(1), strict=True):
+            y, up = _centred(frame.to(exact)), wanted.to(exact)
+            scale = (y.square().mean(dim=(2, 3), keepdim=True) + NORM_EPS).rsqrt()
+            y = y * scale
+            of_frame.copy_((_centred(up) - y * (up * y).mean(dim=(2, 3), keepdim=True)) * scale)
+        return result
+
+
+def _centred(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+    return x - x.mean(dim=(2, 3), keepdim=True)
 
 
 class ResidualBlock(nn.Module):

@@ -9,6 +9,9 @@ and a step of 4, after the frame in the left column (counted from 1):
     16  [0......15]   from here on each window starts from the result of the one before it
     20      [4......19]
 
+With a lead-in (`windows.py`) the beginning is no exception: the first windows are [-12..3], [-8..7] and [-4..11], and each
+starts from the result of the one before it.
+
 Two kinds of answer. `newest`: each window answers the frames that no window has answered yet, so that a frame waits for
 at most step - 1 others. `final`: each frame is answered once no later window will change it, after window - 1 frames at
 most, and the answers are those of `Tracker`.
@@ -39,6 +42,7 @@ from pointloom.tracking.recovery import Sightings
 from pointloom.tracking.runner import Runner, choose_device
 from pointloom.tracking.state import WalkState, advance
 from pointloom.tracking.tracker import check_iterations, check_recover, check_step
+from pointloom.tracking.windows import first_start
 from pointloom.tracks import SEEN, SeenRule, seen_rule
 
 AnswerKind = Literal["newest", "final"]
@@ -133,6 +137,8 @@ class Stream:
         self._causal = mode == "causal"
         self._masked = masked or self._causal  # in causal mode a point begins in the frame of its query
         self._window = 1 if self._causal else model.info.window
+        self._lead_in = model.info.leads_in and not self._causal
+        self._first_start = first_start(self._window, self.advance_by, lead_in=self._lead_in)
         self._runner = Runner(model, choose_device(device), dtype)
         self.state = self._empty()
 
@@ -187,7 +193,7 @@ class Stream:
             answers: list[Answer] = []
             if (received - self._window) % self.advance_by:
                 pass  # no window ends here
-            elif received >= self._window:
+            elif received >= self._window or self._lead_in:
                 state = self._run_window(state)
                 state, answers = self._answered(state, received if self.answer == "newest" else state.start)
             elif self.answer == "newest":
@@ -204,7 +210,8 @@ class Stream:
         state = replace(self.state, ended=True)
         answers: list[Answer] = []
         if state.answered < state.received:
-            seen_up_to = state.start + self._window - self.advance_by if state.start else 0
+            begun = state.start > self._first_start
+            seen_up_to = state.start + self._window - self.advance_by if begun else 0
             with self._runner.session():
                 if seen_up_to < state.received or bool((state.walk.waiting[:, 0] < state.received).any()):
                     state = self._run_window(state)
@@ -214,7 +221,7 @@ class Stream:
 
     def _run_window(self, state: StreamState) -> StreamState:
         """Refine the points in the window that begins at `state.start`, as far as its frames have arrived."""
-        features = FrameFeatures.join(list(state.frames)).padded(self._window)
+        features = FrameFeatures.join(list(state.frames)).led_in(state.start).padded(self._window)
         walk = advance(
             self.model,
             state.walk,
@@ -225,10 +232,13 @@ class Stream:
             masked=self._masked,
             recover=self.recover,
         )
-        return replace(state, walk=walk, start=state.start + self.advance_by, frames=state.frames[self.advance_by :])
+        start = state.start + self.advance_by
+        past = max(start, 0) - max(state.start, 0)  # frames that no later window has
+        return replace(state, walk=walk, start=start, frames=state.frames[past:])
 
     def _answered(self, state: StreamState, stop: int) -> tuple[StreamState, list[Answer]]:
         """Answer frames up to stop - 1 with the result of the last window."""
+        stop = max(stop, state.answered)
         answers = _answers(state.walk, state.start - self.advance_by, range(state.answered, stop))
         return replace(state, answered=stop), answers
 
@@ -256,7 +266,8 @@ class Stream:
         self.state = self._empty()
 
     def _empty(self) -> StreamState:
-        return StreamState(WalkState.of(self._runner.positions(np.zeros((0, 3), np.float32)), causal=self._causal))
+        nobody = WalkState.of(self._runner.positions(np.zeros((0, 3), np.float32)), causal=self._causal)
+        return StreamState(nobody, start=self._first_start)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as numbers and tensors in dictionaries, which `torch.save` writes and reads safely."""

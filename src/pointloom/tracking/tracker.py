@@ -210,7 +210,8 @@ class Tracker:
             return causal_spans(starts.clip(0).astype(int).tolist(), frames)
         window = self._most_at_once(frames)
         step = frames if self.mode == "full" else self.step
-        return [(start, start + window) for start in window_starts(frames, window, step)]
+        lead_in = self.mode == "windowed" and self.model.info.leads_in
+        return [(start, start + window) for start in window_starts(frames, window, step, lead_in=lead_in)]
 
     @property
     def _crowd(self) -> int:
@@ -259,7 +260,7 @@ class Tracker:
         queries = [_in_walk(batch.points, features.frames, backward) for batch in group]
         states = [WalkState.of(self._runner.positions(q), causal=self.mode == "causal") for q in queries]
         windows = self._windows(group, features.frames, backward)
-        last_start, known = 0, windows[0][0] if windows else 0
+        last_start, known = 0, max(windows[0][0], 0) if windows else 0
         for start, stop in windows:
             step, last_start = start - last_start, start
             seen_before, known = known, stop
@@ -269,7 +270,7 @@ class Tracker:
                 continue
             if features.frames <= seen_before:
                 break  # the video turned out to be shorter, and this window brings nothing new
-            real = features.between(start, stop)
+            real = features.between(max(start, 0), stop).led_in(start)
             if real.stop <= seen_before:
                 break  # it turned out just now
             padded = real.padded(stop - start)
@@ -337,14 +338,16 @@ class _Result:
     def write(self, batch: Batch, state: WalkState, start: int, stop: int, backward_from: int | None) -> None:
         """Write what a window found in frames start..stop-1 of its walk, on the far side of each query.
 
-        `backward_from` is the number of frames of the video if the walk is a backward one.
+        Frames before frame 0 are none of the video's. `backward_from` is the number of frames of the video if the walk is a backward one.
         """
         if state.previous is None:
             return
         ids = state.ids.numpy()
         asked = np.flatnonzero(ids < len(batch.rows))
         rows = batch.rows[ids[asked]]
-        estimate = state.previous.frames(0, stop - start)
+        lead_in = max(-start, 0)
+        estimate = state.previous.frames(lead_in, stop - start)
+        start += lead_in
         if backward_from is not None:
             estimate = estimate.reversed()
             start, stop = backward_from - stop, backward_from - start

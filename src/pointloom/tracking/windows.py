@@ -6,6 +6,14 @@
     window 2                     [-----------...    last frame; points whose query lies beyond the overlap start there
 
 After CoTracker3's online model (Karaev et al. 2024): window 16, step 8.
+
+There a point of frame 0 has to be found in 15 frames at once, from where it was. With a lead-in (not in the paper) the
+first windows begin before the video, on copies of its first frame, so that every point begins among the new frames of
+a window and is then followed further:
+
+    frames  -8         0         8         16
+    window 0 [copies...-----------)
+    window 1           [-------------------)
 """
 
 from __future__ import annotations
@@ -38,10 +46,15 @@ class WindowResult:
         return self.estimates[-1] if self.estimates else self.prior
 
 
-def window_starts(frames: int, window: int, step: int) -> list[int]:
+def first_start(window: int, step: int, *, lead_in: bool) -> int:
+    """First frame of the first window. With a lead-in the earliest for which it sees anything of the video."""
+    return -((window - 1) // step * step) if lead_in else 0
+
+
+def window_starts(frames: int, window: int, step: int, *, lead_in: bool = False) -> list[int]:
     """First frames of the windows that cover a video. Every window but the first brings at least one new frame."""
-    overlap = window - step
-    return [0, *range(step, max(frames - overlap, 0), step)] if frames else []
+    first, overlap = first_start(window, step, lead_in=lead_in), window - step
+    return [first, *range(first + step, max(frames - overlap, first), step)] if frames else []
 
 
 def carried(previous: Estimate | None, points: PointFeatures, start: int, window: int, step: int) -> Estimate:
