@@ -137,8 +137,7 @@ class Stream:
         self._causal = mode == "causal"
         self._masked = masked or self._causal  # in causal mode a point begins in the frame of its query
         self._window = 1 if self._causal else model.info.window
-        self._lead_in = model.info.leads_in and not self._causal
-        self._first_start = first_start(self._window, self.advance_by, lead_in=self._lead_in)
+        self._first_start = first_start(self._window, self.advance_by, lead_in=model.info.leads_in)
         self._runner = Runner(model, choose_device(device), dtype)
         self.state = self._empty()
 
@@ -193,7 +192,7 @@ class Stream:
             answers: list[Answer] = []
             if (received - self._window) % self.advance_by:
                 pass  # no window ends here
-            elif received >= self._window or self._lead_in:
+            elif received >= self._window or self._first_start < 0:
                 state = self._run_window(state)
                 state, answers = self._answered(state, received if self.answer == "newest" else state.start)
             elif self.answer == "newest":

@@ -210,8 +210,8 @@ class Tracker:
             return causal_spans(starts.clip(0).astype(int).tolist(), frames)
         window = self._most_at_once(frames)
         step = frames if self.mode == "full" else self.step
-        lead_in = self.mode == "windowed" and self.model.info.leads_in
-        return [(start, start + window) for start in window_starts(frames, window, step, lead_in=lead_in)]
+        starts = window_starts(frames, window, step, lead_in=self.model.info.leads_in)
+        return [(start, start + window) for start in starts]
 
     @property
     def _crowd(self) -> int:

@@ -47,7 +47,10 @@ class WindowResult:
 
 
 def first_start(window: int, step: int, *, lead_in: bool) -> int:
-    """First frame of the first window. With a lead-in the earliest for which it sees anything of the video."""
+    """First frame of the first window. With a lead-in the earliest for which it sees anything of the video.
+
+    That is frame 0 where windows do not overlap.
+    """
     return -((window - 1) // step * step) if lead_in else 0
 
 
