@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_every_window_brings_new_frames_and_none_is_left_out(step: int, lead_in:
         assert stops[0] == first_start(16, step, lead_in=lead_in) + 16 > 0
         assert stops[-1] >= frames
         assert all(stop < frames for stop in stops[:-1])
-        assert all(later - stop == step for stop, later in zip(stops, stops[1:], strict=False))
+        assert all(later - stop == step for stop, later in pairwise(stops))
         if lead_in:
             assert stops[0] <= step
 

@@ -88,7 +88,7 @@ def instance_norm(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
     Of small maps whose channels are last that is slow; these are turned round.
     """
     if x.device.type == "cpu" and torch.is_grad_enabled():
-        return _TrainedNorm.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+        return _TrainedNorm.apply(x)  # type: ignore[no-untyped-call]
     return _normed(x)
 
 
@@ -111,7 +111,7 @@ class _TrainedNorm(torch.autograd.Function):
         return _normed(x)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, slope: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         """Return the slope of the input: what would shift or scale a channel as a whole is taken out."""
         (x,) = ctx.saved_tensors

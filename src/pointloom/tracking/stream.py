@@ -9,8 +9,8 @@ and a step of 4, after the frame in the left column (counted from 1):
     16  [0......15]   from here on each window starts from the result of the one before it
     20      [4......19]
 
-With a lead-in (`windows.py`) the beginning is no exception: the first windows are [-12..3], [-8..7] and [-4..11], and each
-starts from the result of the one before it.
+With a lead-in (`windows.py`) the beginning is no exception: the first windows are [-12..3], [-8..7] and [-4..11], and
+each starts from the result of the one before it.
 
 Two kinds of answer. `newest`: each window answers the frames that no window has answered yet, so that a frame waits for
 at most step - 1 others. `final`: each frame is answered once no later window will change it, after window - 1 frames at

@@ -210,8 +210,8 @@ class Tracker:
             return causal_spans(starts.clip(0).astype(int).tolist(), frames)
         window = self._most_at_once(frames)
         step = frames if self.mode == "full" else self.step
-        starts = window_starts(frames, window, step, lead_in=self.model.info.leads_in)
-        return [(start, start + window) for start in starts]
+        first_frames = window_starts(frames, window, step, lead_in=self.model.info.leads_in)
+        return [(start, start + window) for start in first_frames]
 
     @property
     def _crowd(self) -> int:
@@ -338,7 +338,8 @@ class _Result:
     def write(self, batch: Batch, state: WalkState, start: int, stop: int, backward_from: int | None) -> None:
         """Write what a window found in frames start..stop-1 of its walk, on the far side of each query.
 
-        Frames before frame 0 are none of the video's. `backward_from` is the number of frames of the video if the walk is a backward one.
+        Frames before frame 0 are left out. `backward_from` is the number of frames of the video if the walk is a
+        backward one.
         """
         if state.previous is None:
             return
