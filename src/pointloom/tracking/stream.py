@@ -46,7 +46,7 @@ from pointloom.tracking.windows import first_start
 from pointloom.tracks import SEEN, SeenRule, seen_rule
 
 AnswerKind = Literal["newest", "final"]
-STATE_FORMAT = 3
+STATE_FORMAT = 4
 ESTIMATE_FIELDS = ("xy", "visibility_logit", "confidence_logit")
 
 
