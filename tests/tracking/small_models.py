@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from pointloom.models.base import FrameFeatures, Model, PointFeatures
 from pointloom.models.cotracker3 import CoTracker3, CoTracker3Config, initialise
 
 SIZE = (40, 32)  # (width, height) of the videos
@@ -52,6 +54,22 @@ def small_model(config: CoTracker3Config = ALONE, seed: int = 0) -> CoTracker3:
             ):
                 block.cross_attn.to_out.weight.mul_(3)  # so that points influence each other well above rounding
     return model.eval().requires_grad_(False)
+
+
+class Blind(Model):
+    """Sees nothing of the frames, and knows of a point where it was at its query: a base for models made by hand."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.zero = torch.nn.Parameter(torch.zeros(1))  # by which drivers know the type of numbers
+
+    def encode(self, frames: torch.Tensor, start: int = 0) -> FrameFeatures:
+        size = frames.shape[3], frames.shape[2]
+        return FrameFeatures((frames[:, :, :1, :1, :1].float(),), size=size, input=size, start=start)
+
+    def describe(self, features: FrameFeatures, queries: torch.Tensor) -> PointFeatures:
+        return PointFeatures(queries, (queries[..., None, None, 1:],))
 
 
 def moving_noise(frames: int, size: tuple[int, int] = SIZE, seed: int = 0) -> np.ndarray:

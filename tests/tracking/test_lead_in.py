@@ -8,9 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from small_models import LEADING_IN, STEP, TOGETHER, WINDOW, moving_noise, small_model, some_queries
+from small_models import LEADING_IN, STEP, TOGETHER, WINDOW, Blind, moving_noise, small_model, some_queries
 
-from pointloom.models.base import Estimate, FrameFeatures, Model, ModelInfo, PointFeatures
+from pointloom.models.base import Estimate, FrameFeatures, ModelInfo
 from pointloom.models.cotracker3 import OFFLINE, ONLINE, TINY, CoTracker3
 from pointloom.tracking.tracker import Tracker
 from pointloom.tracking.windows import first_start, window_starts
@@ -93,13 +93,8 @@ class NearConfig:
     leads_in: bool
 
 
-class Near(Model):
+class Near(Blind):
     """Finds a point that moves by 2.5 px a frame in each frame in which it starts less than 12 px from it."""
-
-    def __init__(self, config: NearConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.zero = torch.nn.Parameter(torch.zeros(1))
 
     @property
     def info(self) -> ModelInfo:
@@ -107,13 +102,6 @@ class Near(Model):
         return ModelInfo(
             "Near", ("windowed",), 8, 4, 1, outputs, 1, "none", "none", "none", leads_in=self.config.leads_in
         )
-
-    def encode(self, frames: torch.Tensor, start: int = 0) -> FrameFeatures:
-        size = frames.shape[3], frames.shape[2]
-        return FrameFeatures((frames[:, :, :1, :1, :1].float(),), size=size, input=size, start=start)
-
-    def describe(self, features: FrameFeatures, queries: torch.Tensor) -> PointFeatures:
-        return PointFeatures(queries, (queries[..., None, None, 1:],))
 
     def iterate(self, features, points, prior=None, *, iterations=None, attended=None):
         truth = points.queries[:, None, :, 1:].repeat(1, len(features), 1, 1)

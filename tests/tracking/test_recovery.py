@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from small_models import Blind
 
 from pointloom.errors import OptionError
-from pointloom.models.base import Estimate, FrameFeatures, Model, ModelInfo, PointFeatures
+from pointloom.models.base import Estimate, ModelInfo, PointFeatures
 from pointloom.models.cotracker3 import OFFLINE, ONLINE, TINY, CoTracker3
 from pointloom.tracking.recovery import LOST, NEIGHBOURS, Past, Sightings, Tries, best, sightings, tries, with_tries
 from pointloom.tracking.stream import Stream
@@ -47,16 +48,14 @@ def on_plate(config: PlateConfig, xy: torch.Tensor, frame: torch.Tensor) -> torc
     return moved + middle + going.view(-1, *[1] * (xy.ndim - 1), 2)
 
 
-class Plate(Model):
+class Plate(Blind):
     """Finds a point where it starts near it, and follows it until it is covered; else leaves it, and says so.
 
     The first point is covered for a while.
     """
 
     def __init__(self, config: PlateConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.zero = torch.nn.Parameter(torch.zeros(1))
+        super().__init__(config)
         self.refined: list[int] = []  # points
 
     @property
@@ -74,13 +73,6 @@ class Plate(Model):
             "none",
             recovers=self.config.recovers,
         )
-
-    def encode(self, frames: torch.Tensor, start: int = 0) -> FrameFeatures:
-        size = frames.shape[3], frames.shape[2]
-        return FrameFeatures((frames[:, :, :1, :1, :1].float(),), size=size, input=size, start=start)
-
-    def describe(self, features: FrameFeatures, queries: torch.Tensor) -> PointFeatures:
-        return PointFeatures(queries, (queries[..., None, None, 1:],))
 
     def iterate(self, features, points, prior=None, *, iterations=None, attended=None):
         self.refined.append(len(points))

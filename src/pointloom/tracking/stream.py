@@ -192,7 +192,7 @@ class Stream:
             answers: list[Answer] = []
             if (received - self._window) % self.advance_by:
                 pass  # no window ends here
-            elif received >= self._window or self._first_start < 0:
+            elif received >= self._first_start + self._window:
                 state = self._run_window(state)
                 state, answers = self._answered(state, received if self.answer == "newest" else state.start)
             elif self.answer == "newest":

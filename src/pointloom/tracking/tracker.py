@@ -260,7 +260,7 @@ class Tracker:
         queries = [_in_walk(batch.points, features.frames, backward) for batch in group]
         states = [WalkState.of(self._runner.positions(q), causal=self.mode == "causal") for q in queries]
         windows = self._windows(group, features.frames, backward)
-        last_start, known = 0, max(windows[0][0], 0) if windows else 0
+        last_start, known = 0, windows[0][0] if windows else 0
         for start, stop in windows:
             step, last_start = start - last_start, start
             seen_before, known = known, stop

@@ -57,7 +57,7 @@ def first_start(window: int, step: int, *, lead_in: bool) -> int:
 def window_starts(frames: int, window: int, step: int, *, lead_in: bool = False) -> list[int]:
     """First frames of the windows that cover a video. Every window but the first brings at least one new frame."""
     first, overlap = first_start(window, step, lead_in=lead_in), window - step
-    return [first, *range(first + step, max(frames - overlap, first), step)] if frames else []
+    return [first, *range(first + step, frames - overlap, step)] if frames else []
 
 
 def carried(previous: Estimate | None, points: PointFeatures, start: int, window: int, step: int) -> Estimate:
