@@ -6,7 +6,8 @@ CLIPS is a folder of mp4 files. Each is cut into parts of 48 frames. Three track
 part, at its full size: the model, the model on mirrored frames, and Lucas-Kanade. A label is kept frame by frame where
 the first two agree and where the model, sent back from the frame where the point was seen last, comes by the same
 place; Lucas-Kanade has a say in the position while it never lost the point. What the model calls visible but the test
-refuses is not trained on, and a point with much of that is dropped. The student sees smaller frames than its teachers.
+refuses has no position to train on, and a point with much of that is dropped. The student sees smaller frames than its
+teachers.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pointloom.tracks import Tracks
 
 FRAMES, EVERY = 48, 90  # length of a part, and frames from one to the next
 QUERY_FRAMES, POINTS = (4, 24, 44), 64  # in each of these frames so many
-PIXELS, UNIT = 320 * 180, 8  # of a frame that the student sees; its sides are multiples of the unit
+PIXELS, UNIT = 432 * 320, 8  # of a frame that the student sees; its sides are multiples of the unit
 NEAR_PX = 3.0  # positions agree that are nearer than this in a frame of 256 x 256
 SQUARE = (256, 256)
 VISIBLE = 0.5  # probability; whether a position can be trusted is for the test to say, not for the model's confidence
@@ -103,7 +104,7 @@ def labelled(name: str, frames: np.ndarray, tracker: Tracker, rng: np.random.Gen
     scale = min((PIXELS / (size[0] * size[1])) ** 0.5, 1)
     small = round(size[0] * scale / UNIT) * UNIT, round(size[1] * scale / UNIT) * UNIT
     seen_by_student = np.stack([cv2.resize(f, small, interpolation=cv2.INTER_AREA) for f in frames])
-    return AnnotatedClip(name, seen_by_student, resize_area(xy[kept], size, small), sure[kept], sure[kept])
+    return AnnotatedClip(name, seen_by_student, resize_area(xy[kept], size, small), seen[kept], sure[kept])
 
 
 def main() -> None:

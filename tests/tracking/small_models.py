@@ -37,7 +37,7 @@ ALONE = CoTracker3Config(
 )
 # Points look at each other, and how they looked lately is remembered: all that a driver has to hand on
 TOGETHER = replace(ALONE, virtual_tracks=4, space_attention=True, time_depth=2, space_depth=2, recent=True)
-LEADING_IN = replace(TOGETHER, leads_in=True)  # windows begin before the video
+LEADING_IN = replace(TOGETHER, leads_in=True)  # the first windows are shorter
 
 
 def small_model(config: CoTracker3Config = ALONE, seed: int = 0) -> CoTracker3:

@@ -1,4 +1,4 @@
-"""With a lead-in the first windows begin before the video, so that every point begins among the new frames of one."""
+"""With a lead-in the first windows are shorter, so that every point begins among the new frames of one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 import torch
 from small_models import LEADING_IN, STEP, TOGETHER, WINDOW, Blind, moving_noise, small_model, some_queries
 
-from pointloom.models.base import Estimate, FrameFeatures, ModelInfo
+from pointloom.models.base import Estimate, ModelInfo
 from pointloom.models.cotracker3 import OFFLINE, ONLINE, TINY, CoTracker3
 from pointloom.tracking.tracker import Tracker
-from pointloom.tracking.windows import first_start, window_starts
+from pointloom.tracking.windows import first_stop, run_window, window_spans
 
 LEADING = small_model(LEADING_IN).double()
 NOT_LEADING = small_model(TOGETHER).double()
@@ -23,61 +23,63 @@ EQUAL_PX = 1e-6
 
 
 @pytest.mark.parametrize(
-    ("frames", "step", "starts"),
+    ("frames", "step", "spans"),
     [
-        (32, 8, [-8, 0, 8, 16]),
-        (8, 8, [-8]),
-        (9, 8, [-8, 0]),
-        (1, 8, [-8]),
-        (16, 4, [-12, -8, -4, 0]),
-        (6, 3, [-15, -12, -9]),
+        (32, 8, [(0, 8), (0, 16), (8, 24), (16, 32)]),
+        (8, 8, [(0, 8)]),
+        (9, 8, [(0, 8), (0, 16)]),
+        (1, 8, [(0, 8)]),
+        (20, 4, [(0, 4), (0, 8), (0, 12), (0, 16), (4, 20)]),
+        (6, 3, [(0, 1), (0, 4), (0, 7)]),
         (0, 8, []),
     ],
 )
-def test_windows_begin_so_that_the_first_has_new_frames_alone(frames: int, step: int, starts: list[int]) -> None:
-    assert window_starts(frames, 16, step, lead_in=True) == starts
+def test_the_first_windows_are_shorter(frames: int, step: int, spans: list[tuple[int, int]]) -> None:
+    assert window_spans(frames, 16, step, lead_in=True) == spans
 
 
 @pytest.mark.parametrize("lead_in", [False, True])
 @pytest.mark.parametrize("step", range(1, 9))
 def test_every_window_brings_new_frames_and_none_is_left_out(step: int, lead_in: bool) -> None:
     for frames in range(1, 50):
-        stops = [start + 16 for start in window_starts(frames, 16, step, lead_in=lead_in)]
-        assert stops[0] == first_start(16, step, lead_in=lead_in) + 16 > 0
+        spans = window_spans(frames, 16, step, lead_in=lead_in)
+        stops = [stop for _, stop in spans]
+        assert stops[0] == first_stop(16, step, lead_in=lead_in)
+        assert stops[0] <= step if lead_in else stops[0] == 16
         assert stops[-1] >= frames
         assert all(stop < frames for stop in stops[:-1])
         assert all(later - stop == step for stop, later in pairwise(stops))
-        if lead_in:
-            assert stops[0] <= step
-
-
-def test_the_first_frame_is_repeated_before_itself() -> None:
-    frames = torch.arange(3.0).view(1, 3, 1, 1, 1)
-    led = FrameFeatures((frames, 10 * frames), size=(4, 4), input=(4, 4), start=0).led_in(-2)
-    assert (led.start, led.stop) == (-2, 3)
-    assert [m.flatten().tolist() for m in led.maps] == [[0, 0, 0, 1, 2], [0, 0, 0, 10, 20]]
-    assert led.led_in(0) is led
+        assert [start for start, _ in spans] == [max(stop - 16, 0) for stop in stops]
 
 
 # ---- what it changes
 
 
-@pytest.mark.parametrize("masked", [True, False])
-@pytest.mark.parametrize("direction", ["forward", "both"])
-@pytest.mark.parametrize("frames", [1, 5, 19])
-def test_tracks_are_those_of_a_video_whose_first_frame_stands_still_before_it(
-    frames: int, direction: str, masked: bool
-) -> None:
-    video, queries = moving_noise(frames), some_queries(5, frames)
-    options = {"device": "cpu", "masked": masked}
-    led = Tracker(LEADING, **options).track(video, queries, direction=direction)
-    lead = first_start(WINDOW, STEP, lead_in=True)
-    forward = Tracker(NOT_LEADING, **options).track(
-        np.concatenate([video[:1].repeat(-lead, 0), video]), queries - np.float32([lead, 0, 0])
-    )
+@pytest.mark.parametrize("frames", [1, STEP, 5, 19])
+def test_each_window_starts_from_the_result_of_the_shorter_one_before_it(frames: int) -> None:
+    video, queries = moving_noise(frames), some_queries(5, min(frames, STEP))
+    features = LEADING.encode(torch.from_numpy(video)[None])
+    points = LEADING.describe(features, torch.from_numpy(queries).double()[None])
+    result = None
+    found = np.zeros((len(queries), frames, 2))
+    for start, stop in window_spans(frames, WINDOW, STEP, lead_in=True):
+        seen = features.between(start, min(stop, frames)).padded(stop - start)
+        prior = Estimate.at_queries(points.queries, stop)
+        if result is not None:
+            length, known = result.xy.shape[1], stop - STEP - start
+            prior = replace(result.frames(length - known, length).extended(stop - start), memory=result.memory)
+        result = run_window(LEADING, seen, points, prior, masked=True).result
+        found[:, start:stop] = result.xy[0].transpose(0, 1)[:, : frames - start].numpy()
+    led = Tracker(LEADING, device="cpu").track(video, queries)
     after = queries[:, :1] < np.arange(frames)
-    np.testing.assert_allclose(led.xy[after], forward.xy[:, -lead:][after], atol=EQUAL_PX)
-    np.testing.assert_allclose(led.confidence[after], forward.confidence[:, -lead:][after], atol=EQUAL_PX)
+    np.testing.assert_allclose(led.xy[after], found[after], atol=EQUAL_PX)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_lead_in_changes_what_is_found(masked: bool) -> None:
+    video, queries = moving_noise(19), some_queries(5, 19)
+    led, not_led = (Tracker(m, device="cpu", masked=masked).track(video, queries) for m in (LEADING, NOT_LEADING))
+    assert np.abs(led.xy - not_led.xy).max() > 1e-3
 
 
 def test_a_backward_walk_leads_in_from_the_last_frame() -> None:

@@ -38,7 +38,7 @@ class ModelInfo:
     confidence_px  confidence is the probability that a position is nearer to the truth than this, in pixels of the
                 frames as the model sees them. None: it has no confidence, or nobody knows what it means
     recovers    windowed mode: whether drivers look for lost points in other places, unless they are told otherwise
-    leads_in    windowed mode: whether the first windows begin before the video, on copies of its first frame
+    leads_in    windowed mode: whether the first windows are shorter, one at every step from the first frame on
     """
 
     family: str
@@ -92,14 +92,6 @@ class FrameFeatures:
             return self
         maps = tuple(torch.cat([m, m[:, -1:].expand(-1, missing, -1, -1, -1)], dim=1) for m in self.maps)
         return replace(self, maps=maps)
-
-    def led_in(self, start: int) -> FrameFeatures:
-        """Repeat the first frame before itself until they begin with frame `start`, which may be negative."""
-        missing = self.start - start
-        if missing <= 0:
-            return self
-        maps = tuple(torch.cat([m[:, :1].expand(-1, missing, -1, -1, -1), m], dim=1) for m in self.maps)
-        return replace(self, maps=maps, start=start)
 
     def reversed(self) -> FrameFeatures:
         """Return the same frames with time running backwards; the last one becomes frame 0."""

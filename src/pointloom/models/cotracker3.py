@@ -60,7 +60,7 @@ class CoTracker3Config:
     step: int = 60  # new frames of a window
     iterations: int = 6
     recovers: bool = False  # lost points are looked for in other places (not in the paper)
-    leads_in: bool = False  # the first windows begin before the video (not in the paper)
+    leads_in: bool = False  # the first windows are shorter (not in the paper)
 
     # what it sees: see `Resizing`
     resize: ResizeRule = "stretch"

@@ -84,17 +84,18 @@ def whole_video(
     if frames <= step:
         return _untracked(points.queries, frames)
     windows = list(walk(model, features, points, window=window, step=step, iterations=iterations))
-    return _assembled(windows, step=step, frames=frames)
+    return _assembled(windows, frames)
 
 
 def _untracked(queries: Float[Tensor, "B N 3"], frames: int) -> Estimate:
     return Estimate.at_queries(torch.zeros_like(queries), frames)
 
 
-def _assembled(windows: list[WindowResult], *, step: int, frames: int) -> Estimate:
+def _assembled(windows: list[WindowResult], frames: int) -> Estimate:
     """Put windows together: where two overlap the later one counts, and what pads the video is dropped."""
-    parts = [window.result.frames(0, step) for window in windows[:-1]]
-    return Estimate.join([*parts, windows[-1].result.frames(0, frames - windows[-1].start)], axis="frames")
+    until = [*(window.start for window in windows[1:]), frames]
+    parts = [window.result.frames(0, stop - window.start) for window, stop in zip(windows, until, strict=True)]
+    return Estimate.join(parts, axis="frames")
 
 
 # -------------------------------------------------------------------------------------------------- grids of queries

@@ -9,8 +9,8 @@ and a step of 4, after the frame in the left column (counted from 1):
     16  [0......15]   from here on each window starts from the result of the one before it
     20      [4......19]
 
-With a lead-in (`windows.py`) the beginning is no exception: the first windows are [-12..3], [-8..7] and [-4..11], and
-each starts from the result of the one before it.
+With a lead-in (`windows.py`) the beginning is no exception: its shorter windows are not padded, and each starts from
+the result of the one before it.
 
 Two kinds of answer. `newest`: each window answers the frames that no window has answered yet, so that a frame waits for
 at most step - 1 others. `final`: each frame is answered once no later window will change it, after window - 1 frames at
@@ -42,11 +42,11 @@ from pointloom.tracking.recovery import Sightings
 from pointloom.tracking.runner import Runner, choose_device
 from pointloom.tracking.state import WalkState, advance
 from pointloom.tracking.tracker import check_iterations, check_recover, check_step
-from pointloom.tracking.windows import first_start
+from pointloom.tracking.windows import first_stop
 from pointloom.tracks import SEEN, SeenRule, seen_rule
 
 AnswerKind = Literal["newest", "final"]
-STATE_FORMAT = 4
+STATE_FORMAT = 5
 ESTIMATE_FIELDS = ("xy", "visibility_logit", "confidence_logit")
 
 
@@ -74,8 +74,8 @@ class StreamState:
     walk      the points, and where the last window found them
     received  frames that have arrived
     answered  frames that have been answered
-    start     first frame of the next window
-    frames    features of frames start .. received - 1, one by one
+    stop      one past the last frame of the next window
+    frames    features of the frames of that window that have arrived, one by one
     next_id   id of the next point
     size      (width, height) of the frames, once there is one
     ended     whether the stream was closed
@@ -84,7 +84,7 @@ class StreamState:
     walk: WalkState
     received: int = 0
     answered: int = 0
-    start: int = 0
+    stop: int = 0
     frames: tuple[FrameFeatures, ...] = ()
     next_id: int = 0
     size: tuple[int, int] | None = None
@@ -137,7 +137,7 @@ class Stream:
         self._causal = mode == "causal"
         self._masked = masked or self._causal  # in causal mode a point begins in the frame of its query
         self._window = 1 if self._causal else model.info.window
-        self._first_start = first_start(self._window, self.advance_by, lead_in=model.info.leads_in)
+        self._first_stop = first_stop(self._window, self.advance_by, lead_in=model.info.leads_in)
         self._runner = Runner(model, choose_device(device), dtype)
         self.state = self._empty()
 
@@ -155,11 +155,12 @@ class Stream:
         queries = Points(points, frame).queries
         state = self.state
         check_queries(queries, frames=None, size=state.size)
-        late = queries[:, 0] < state.start
+        oldest = self._start(state.stop)
+        late = queries[:, 0] < oldest
         if late.any():
             raise QueryError(
                 f"query {int(late.argmax())} starts in frame {queries[late][0, 0]:.0f}, which is no longer at hand; "
-                f"the oldest frame is {state.start}. Add points sooner, or in a later frame."
+                f"the oldest frame is {oldest}. Add points sooner, or in a later frame."
             )
         ids = torch.arange(state.next_id, state.next_id + len(queries))
         walk = state.walk.added(ids, self._runner.positions(queries))
@@ -192,9 +193,9 @@ class Stream:
             answers: list[Answer] = []
             if (received - self._window) % self.advance_by:
                 pass  # no window ends here
-            elif received >= self._first_start + self._window:
+            elif received >= self._first_stop:
                 state = self._run_window(state)
-                state, answers = self._answered(state, received if self.answer == "newest" else state.start)
+                state, answers = self._answered(state, received if self.answer == "newest" else self._start(state.stop))
             elif self.answer == "newest":
                 _, answers = self._answered(self._run_window(state), received)
                 state = replace(state, answered=received)
@@ -209,8 +210,7 @@ class Stream:
         state = replace(self.state, ended=True)
         answers: list[Answer] = []
         if state.answered < state.received:
-            begun = state.start > self._first_start
-            seen_up_to = state.start + self._window - self.advance_by if begun else 0
+            seen_up_to = state.stop - self.advance_by if state.stop > self._first_stop else 0
             with self._runner.session():
                 if seen_up_to < state.received or bool((state.walk.waiting[:, 0] < state.received).any()):
                     state = self._run_window(state)
@@ -219,26 +219,32 @@ class Stream:
         return answers
 
     def _run_window(self, state: StreamState) -> StreamState:
-        """Refine the points in the window that begins at `state.start`, as far as its frames have arrived."""
-        features = FrameFeatures.join(list(state.frames)).led_in(state.start).padded(self._window)
+        """Refine the points in the window that ends at `state.stop`, as far as its frames have arrived."""
+        start = self._start(state.stop)
+        features = FrameFeatures.join(list(state.frames)).padded(state.stop - start)
         walk = advance(
             self.model,
             state.walk,
             features,
             stop=state.received,
-            step=self.advance_by,
+            step=start - self._start(state.stop - self.advance_by),
             iterations=self.iterations,
             masked=self._masked,
             recover=self.recover,
         )
-        start = state.start + self.advance_by
-        past = max(start, 0) - max(state.start, 0)  # frames that no later window has
-        return replace(state, walk=walk, start=start, frames=state.frames[past:])
+        stop = state.stop + self.advance_by
+        past = self._start(stop) - start  # frames that no later window has
+        return replace(state, walk=walk, stop=stop, frames=state.frames[past:])
+
+    def _start(self, stop: int) -> int:
+        """First frame of the window that ends at `stop`."""
+        return max(stop - self._window, 0)
 
     def _answered(self, state: StreamState, stop: int) -> tuple[StreamState, list[Answer]]:
         """Answer frames up to stop - 1 with the result of the last window."""
         stop = max(stop, state.answered)
-        answers = _answers(state.walk, state.start - self.advance_by, range(state.answered, stop))
+        last_start = self._start(state.stop - self.advance_by)
+        answers = _answers(state.walk, last_start, range(state.answered, stop))
         return replace(state, answered=stop), answers
 
     def _check(self, frame: Any) -> tuple[int, int]:
@@ -266,7 +272,7 @@ class Stream:
 
     def _empty(self) -> StreamState:
         nobody = WalkState.of(self._runner.positions(np.zeros((0, 3), np.float32)), causal=self._causal)
-        return StreamState(nobody, start=self._first_start)
+        return StreamState(nobody, stop=self._first_stop)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as numbers and tensors in dictionaries, which `torch.save` writes and reads safely."""
@@ -277,7 +283,7 @@ class Stream:
             "step": self.advance_by,
             "received": state.received,
             "answered": state.answered,
-            "start": state.start,
+            "stop": state.stop,
             "next_id": state.next_id,
             "size": state.size,
             "ended": state.ended,
@@ -307,7 +313,7 @@ class Stream:
         self.state = StreamState(
             received=saved["received"],
             answered=saved["answered"],
-            start=saved["start"],
+            stop=saved["stop"],
             frames=tuple(
                 FrameFeatures(
                     tuple(m.to(device) for m in f["maps"]), tuple(saved["size"]), tuple(f["input"]), f["start"]

@@ -39,7 +39,7 @@ from pointloom.tracking.memory import Costs, MemoryPlan, measure_costs, parse_by
 from pointloom.tracking.recovery import TRIES
 from pointloom.tracking.runner import Runner, choose_device
 from pointloom.tracking.state import WalkState, advance
-from pointloom.tracking.windows import window_starts
+from pointloom.tracking.windows import window_spans
 from pointloom.tracks import Tracks
 from pointloom.video import open_video
 
@@ -210,8 +210,7 @@ class Tracker:
             return causal_spans(starts.clip(0).astype(int).tolist(), frames)
         window = self._most_at_once(frames)
         step = frames if self.mode == "full" else self.step
-        first_frames = window_starts(frames, window, step, lead_in=self.model.info.leads_in)
-        return [(start, start + window) for start in first_frames]
+        return window_spans(frames, window, step, lead_in=self.model.info.leads_in)
 
     @property
     def _crowd(self) -> int:
@@ -260,7 +259,7 @@ class Tracker:
         queries = [_in_walk(batch.points, features.frames, backward) for batch in group]
         states = [WalkState.of(self._runner.positions(q), causal=self.mode == "causal") for q in queries]
         windows = self._windows(group, features.frames, backward)
-        last_start, known = 0, windows[0][0] if windows else 0
+        last_start = known = 0
         for start, stop in windows:
             step, last_start = start - last_start, start
             seen_before, known = known, stop
@@ -270,7 +269,7 @@ class Tracker:
                 continue
             if features.frames <= seen_before:
                 break  # the video turned out to be shorter, and this window brings nothing new
-            real = features.between(max(start, 0), stop).led_in(start)
+            real = features.between(start, stop)
             if real.stop <= seen_before:
                 break  # it turned out just now
             padded = real.padded(stop - start)
@@ -338,17 +337,14 @@ class _Result:
     def write(self, batch: Batch, state: WalkState, start: int, stop: int, backward_from: int | None) -> None:
         """Write what a window found in frames start..stop-1 of its walk, on the far side of each query.
 
-        Frames before frame 0 are left out. `backward_from` is the number of frames of the video if the walk is a
-        backward one.
+        `backward_from` is the number of frames of the video if the walk is a backward one.
         """
         if state.previous is None:
             return
         ids = state.ids.numpy()
         asked = np.flatnonzero(ids < len(batch.rows))
         rows = batch.rows[ids[asked]]
-        lead_in = max(-start, 0)
-        estimate = state.previous.frames(lead_in, stop - start)
-        start += lead_in
+        estimate = state.previous.frames(0, stop - start)
         if backward_from is not None:
             estimate = estimate.reversed()
             start, stop = backward_from - stop, backward_from - start

@@ -8,12 +8,12 @@
 After CoTracker3's online model (Karaev et al. 2024): window 16, step 8.
 
 There a point of frame 0 has to be found in 15 frames at once, from where it was. With a lead-in (not in the paper) the
-first windows begin before the video, on copies of its first frame, so that every point begins among the new frames of
-a window and is then followed further:
+first windows are shorter, so that every point begins among the new frames of a window and is then followed further:
 
-    frames  -8         0         8         16
-    window 0 [copies...-----------)
-    window 1           [-------------------)
+    frames   0         8         16        24
+    window 0 [---------)
+    window 1 [-------------------)
+    window 2           [-------------------)
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ class WindowResult:
         return self.estimates[-1] if self.estimates else self.prior
 
 
-def first_start(window: int, step: int, *, lead_in: bool) -> int:
-    """First frame of the first window. With a lead-in the earliest for which it sees anything of the video.
-
-    That is frame 0 where windows do not overlap.
-    """
-    return -((window - 1) // step * step) if lead_in else 0
+def first_stop(window: int, step: int, *, lead_in: bool) -> int:
+    """One past the last frame of the first window. With a lead-in a window ends at every step from the first on."""
+    return (window - 1) % step + 1 if lead_in else window
 
 
-def window_starts(frames: int, window: int, step: int, *, lead_in: bool = False) -> list[int]:
-    """First frames of the windows that cover a video. Every window but the first brings at least one new frame."""
-    first, overlap = first_start(window, step, lead_in=lead_in), window - step
-    return [first, *range(first + step, frames - overlap, step)] if frames else []
+def window_spans(frames: int, window: int, step: int, *, lead_in: bool = False) -> list[tuple[int, int]]:
+    """(start, stop) of the windows that cover a video. Every one brings a new frame; the last may go beyond the end."""
+    if not frames:
+        return []
+    first = first_stop(window, step, lead_in=lead_in)
+    stops = [first, *range(first + step, frames + step, step)]
+    return [(max(stop - window, 0), stop) for stop in stops]
 
 
 def carried(previous: Estimate | None, points: PointFeatures, start: int, window: int, step: int) -> Estimate:
@@ -114,11 +114,11 @@ def walk(
 
     `prior` is where the first window starts (None: at the queries).
     """
-    previous = None
-    for start in window_starts(len(features), window, step):
-        seen = features.between(start, min(start + window, features.stop)).padded(window)
+    previous, last_start = None, 0
+    for start, stop in window_spans(len(features), window, step, lead_in=model.info.leads_in):
+        seen = features.between(start, min(stop, features.stop)).padded(stop - start)
         if previous is not None or prior is None:
-            prior = carried(previous, points, start, window, step)
+            prior = carried(previous, points, start, stop - start, start - last_start)
         done = run_window(model, seen, points, prior, iterations=iterations, masked=masked)
-        previous = done.result
+        previous, last_start = done.result, start
         yield done

@@ -93,7 +93,7 @@ def track(
     points = model.describe(features, _on_device(model, queries.astype(np.float32)))
     found, seen = np.zeros((len(queries), T, 2), np.float32), np.zeros((len(queries), T), bool)
     for done in walk(model, features, points, window=window, step=step, masked=masked):
-        taken = slice(done.start, min(done.start + window, T))
+        taken = slice(done.start, min(done.start + done.result.xy.shape[1], T))
         part = done.result.frames(0, taken.stop - taken.start)
         found[:, taken] = part.xy[0].transpose(0, 1).cpu().numpy()
         seen[:, taken] = SEEN(part.visibility[0].T.cpu().numpy(), part.confidence[0].T.cpu().numpy())
