@@ -5,7 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_models import ALONE, SIZE, STEP, TOGETHER, WINDOW, CountingVideo, moving_noise, small_model, some_queries
+from small_models import (
+    ALONE,
+    LEADING_IN,
+    SIZE,
+    STEP,
+    TOGETHER,
+    WINDOW,
+    CountingVideo,
+    moving_noise,
+    small_model,
+    some_queries,
+)
 
 from pointloom.errors import OptionError, QueryError, VideoError
 from pointloom.queries import Queries
@@ -127,7 +138,7 @@ def test_tracks_are_saved_with_where_they_come_from(tmp_path):
 # ---- windows
 
 
-@both_models
+@pytest.mark.parametrize("model", [MODEL, SOCIAL_MODEL, small_model(LEADING_IN)], ids=["alone", "together", "lead-in"])
 @pytest.mark.parametrize("masked", [True, False], ids=["masked", "official"])
 @pytest.mark.parametrize("frames", [1, 3, STEP, WINDOW - 1, WINDOW, WINDOW + 1, WINDOW + STEP, 27])
 def test_windows_give_what_a_walk_over_all_features_gives(model, masked, frames):
@@ -139,9 +150,10 @@ def test_windows_give_what_a_walk_over_all_features_gives(model, masked, frames)
     features = model.encode(torch.from_numpy(VIDEO[None, :frames]))
     points = model.describe(features, torch.from_numpy(queries)[None].double())
     expected = np.zeros((frames, frames, 2))
-    for done in walk(model, features, points, window=WINDOW, step=STEP, masked=masked):
+    lead_in = model.info.leads_in
+    for done in walk(model, features, points, window=WINDOW, step=STEP, masked=masked, lead_in=lead_in):
         part = done.result.xy[0, : frames - done.start].transpose(0, 1)
-        expected[:, done.start : done.start + WINDOW] = part
+        expected[:, done.start : done.start + part.shape[1]] = part
     tracks = tracker(model, masked=masked).track(VIDEO[:frames], queries)
     after = np.arange(frames) > queries[:, :1]
     np.testing.assert_allclose(tracks.xy[after], expected[after], atol=1e-5, rtol=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from small_run import SMALL
 
 from golden_cases import load, model_of
 from pointloom.models.cotracker3 import CoTracker3, initialise
+from pointloom.tracking.windows import WindowResult
 from pointloom.training.batches import TrackBatch
 from pointloom.training.objectives import TrackingObjective, tracking_objective
 from pointloom.training.recipe import TrackingRecipe, load_recipe
@@ -66,6 +68,31 @@ def gradients(objective: TrackingObjective, batch: TrackBatch) -> dict[str, torc
     objective.zero_grad()
     objective(batch, (8, 4), False)["total"].backward()
     return {name: p.grad.clone() for name, p in objective.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize(
+    ("leads_in", "windows", "spans"),
+    [
+        (True, (8, 4), [(0, 4), (0, 8), (4, 12)]),
+        (False, (8, 4), [(0, 8), (4, 12)]),
+        (True, (10, 10), [(0, 10)]),
+    ],
+)
+def test_windows_are_those_by_which_the_model_is_driven(
+    leads_in: bool, windows: tuple[int, int], spans: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = objective_of()
+    objective.model.config = replace(objective.model.config, leads_in=leads_in)
+    seen = []
+    losses_of = objective.losses_of
+
+    def noted(windows: list[WindowResult], *rest: Any) -> dict[str, torch.Tensor]:
+        seen.append([(w.start, w.start + w.result.xy.shape[1]) for w in windows])
+        return losses_of(windows, *rest)
+
+    monkeypatch.setattr(objective, "losses_of", noted)
+    objective(random_batch(clips=1), windows, False)["total"].backward()
+    assert seen == [spans]
 
 
 def test_a_batch_is_learned_from_like_its_clips_one_by_one() -> None:

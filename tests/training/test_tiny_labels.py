@@ -24,6 +24,7 @@ def recipe() -> ModuleType:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    module.PIXELS = 320 * 180  # less than these frames have
     return module
 
 
@@ -96,6 +97,7 @@ def test_frames_in_which_two_readings_differ_have_no_label(
     refused = ~clip.valid[there, 20:24].any(1)
     assert 0.3 < refused.mean() < 0.7
     assert (clip.valid[there, 20:24].all(1) | refused).all()
+    assert clip.visible[there, 20:24].mean() > 0.95  # where it is nobody knows, but seen it is (if not over the border)
 
 
 def test_a_point_that_often_fails_the_test_is_dropped(recipe: ModuleType, frames: np.ndarray) -> None:
@@ -116,6 +118,7 @@ def test_hidden_points_have_no_label_and_are_kept(recipe: ModuleType, frames: np
     clip = label(recipe, frames, hides)
     assert len(clip.xy) > 0.9 * len(everything.xy)
     assert not clip.valid[:, 10:22].any()
+    assert not clip.visible[:, 10:22].any()
     assert clip.valid[:, :10].mean() > 0.8
 
 

@@ -109,13 +109,14 @@ def walk(
     iterations: int | None = None,
     masked: bool = False,
     prior: Estimate | None = None,
+    lead_in: bool = False,
 ) -> Iterator[WindowResult]:
     """Run every window over features that are all at hand, handing each result to the next window.
 
     `prior` is where the first window starts (None: at the queries).
     """
     previous, last_start = None, 0
-    for start, stop in window_spans(len(features), window, step, lead_in=model.info.leads_in):
+    for start, stop in window_spans(len(features), window, step, lead_in=lead_in):
         seen = features.between(start, min(stop, features.stop)).padded(stop - start)
         if previous is not None or prior is None:
             prior = carried(previous, points, start, stop - start, start - last_start)

@@ -136,6 +136,7 @@ class TrackingObjective(nn.Module, ABC):
                 iterations=self.recipe.iterations,
                 masked=self.recipe.masked and forwards,
                 prior=prior,
+                lead_in=self.model.info.leads_in,
             )
         )
         losses = self._losses(results, batch, forwards_only=forwards)

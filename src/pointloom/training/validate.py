@@ -92,7 +92,8 @@ def track(
     features = model.encode(_on_device(model, np.array(clip.frames)))
     points = model.describe(features, _on_device(model, queries.astype(np.float32)))
     found, seen = np.zeros((len(queries), T, 2), np.float32), np.zeros((len(queries), T), bool)
-    for done in walk(model, features, points, window=window, step=step, masked=masked):
+    lead_in = model.info.leads_in
+    for done in walk(model, features, points, window=window, step=step, masked=masked, lead_in=lead_in):
         taken = slice(done.start, min(done.start + done.result.xy.shape[1], T))
         part = done.result.frames(0, taken.stop - taken.start)
         found[:, taken] = part.xy[0].transpose(0, 1).cpu().numpy()
