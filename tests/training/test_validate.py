@@ -21,9 +21,10 @@ FRAMES = 37  # the second window and the last are not of the usual kind
 def test_held_back_clips_are_tracked_as_videos_are(leads_in: bool) -> None:
     model = CoTracker3(replace(SMALL, resize="as_is", recovers=False, leads_in=leads_in)).double().eval()
     initialise(model, seed=0)
-    torch.nn.init.normal_(model.updateformer.flow_head.weight, std=0.05)  # type: ignore[union-attr]
-    torch.nn.init.normal_(model.updateformer.vis_conf_head.weight, std=0.2)  # type: ignore[union-attr]
-    torch.nn.init.constant_(model.updateformer.vis_conf_head.bias, 1.0)  # type: ignore[union-attr]
+    flow, probabilities = model.updateformer.output_layers()
+    torch.nn.init.normal_(flow.weight, std=0.05)
+    torch.nn.init.normal_(probabilities.weight, std=0.2)
+    torch.nn.init.constant_(probabilities.bias, 1.0)
     frames = np.random.default_rng(0).integers(0, 255, (FRAMES, 48, 64, 3)).astype(np.uint8)
     known = np.ones((3, FRAMES), bool)
     clip = AnnotatedClip("noise", frames, np.zeros((3, FRAMES, 2), np.float32), known, known)

@@ -42,7 +42,7 @@ from pointloom.tracking.recovery import Sightings
 from pointloom.tracking.runner import Runner, choose_device
 from pointloom.tracking.state import WalkState, advance
 from pointloom.tracking.tracker import check_iterations, check_recover, check_step
-from pointloom.tracking.windows import first_stop
+from pointloom.tracking.windows import first_stop, start_of
 from pointloom.tracks import SEEN, SeenRule, seen_rule
 
 AnswerKind = Literal["newest", "final"]
@@ -237,8 +237,7 @@ class Stream:
         return replace(state, walk=walk, stop=stop, frames=state.frames[past:])
 
     def _start(self, stop: int) -> int:
-        """First frame of the window that ends at `stop`."""
-        return max(stop - self._window, 0)
+        return start_of(stop, self._window)
 
     def _answered(self, state: StreamState, stop: int) -> tuple[StreamState, list[Answer]]:
         """Answer frames up to stop - 1 with the result of the last window."""

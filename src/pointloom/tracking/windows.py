@@ -51,13 +51,18 @@ def first_stop(window: int, step: int, *, lead_in: bool) -> int:
     return (window - 1) % step + 1 if lead_in else window
 
 
+def start_of(stop: int, window: int) -> int:
+    """First frame of the window that ends before frame `stop`: those of a lead-in are cut off at the first frame."""
+    return max(stop - window, 0)
+
+
 def window_spans(frames: int, window: int, step: int, *, lead_in: bool = False) -> list[tuple[int, int]]:
     """(start, stop) of the windows that cover a video. Every one brings a new frame; the last may go beyond the end."""
     if not frames:
         return []
     first = first_stop(window, step, lead_in=lead_in)
     stops = [first, *range(first + step, frames + step, step)]
-    return [(max(stop - window, 0), stop) for stop in stops]
+    return [(start_of(stop, window), stop) for stop in stops]
 
 
 def carried(previous: Estimate | None, points: PointFeatures, start: int, window: int, step: int) -> Estimate:
