@@ -5,7 +5,8 @@
 PHOTOS is a folder of jpg or png files; CLIPS, if given, a folder of mp4 files of which two frames each are used too;
 MODELS, if given, a folder of OBJ files to throw in the physics clips. Every ninth picture and every seventh model is
 held back: no training clip has it. Choose on the `held` pools; the `test` pools are for the end. About ten minutes of
-one core, and forty for the physics clips.
+one core, and forty for the physics clips. The pool `covered` is made of what tiny_labels.py makes, and by
+`--only covered` alone.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from pointloom import open_video
 from pointloom.datasets.clip import AnnotatedClip
 from pointloom.datasets.physics import PhysicsConfig
 from pointloom.datasets.physics.fill import Production, fill
-from pointloom.datasets.pool import fill_pool
-from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip
+from pointloom.datasets.pool import ClipPool, fill_pool
+from pointloom.datasets.synthetic import LayeredConfig, TextureBank, cover_clip, make_clip
 from pointloom.geometry import inside
 from pointloom.training.turning import drifting, random_similarity
 
@@ -33,6 +34,7 @@ PLAIN = LayeredConfig(SIZE, figures=0)
 FIGURES = replace(PLAIN, figures=0.35)
 TURNING = replace(FIGURES, turning=(0.4, 1))
 LANDMARKS = replace(PLAIN, figures=0.6, specimens=0.35, landmarks=0.35)
+COVERING = replace(FIGURES, objects=(1, 5))
 LAYERED = (  # folder, held back, what, size, frames, first seed, clips
     ("layered_24", False, PLAIN, SIZE, 24, 0, 2000),
     ("layered_48", False, PLAIN, SIZE, 48, 20_000, 1400),
@@ -49,6 +51,7 @@ LAYERED = (  # folder, held back, what, size, frames, first seed, clips
     ("layered_large", False, PLAIN, AS_SEEN, 32, 140_000, 200),
     ("figures_large", False, FIGURES, AS_SEEN, 32, 150_000, 300),
     ("turning_large", False, TURNING, AS_SEEN, 32, 160_000, 300),
+    ("figures_long", False, FIGURES, AS_SEEN, 48, 190_000, 160),
     ("landmarks_large", False, LANDMARKS, AS_SEEN, 32, 170_000, 500),
     ("landmarks_48", False, LANDMARKS, SIZE, 48, 180_000, 400),
     ("landmarks_held", True, LANDMARKS, LARGE, 48, 320_000, 24),
@@ -60,6 +63,7 @@ PHYSICS = (
     ("physics_test", True, SIZE, 24, 950_000, 32),
 )
 WARPS = 600
+COVERED_SEED, COVERED_EACH = 200_000, 2  # for each part of a real clip
 
 
 def pictures(photos: Path, clips: Path | None) -> list[np.ndarray]:
@@ -113,6 +117,16 @@ def turning_photo(photo: np.ndarray, seed: int) -> AnnotatedClip:
     return AnnotatedClip("warp", np.stack(frames), xy[kept], visible[kept], np.ones_like(visible[kept]))
 
 
+def fill_covered(textures: TextureBank) -> None:
+    """Let objects pass in front of the real clips that were labelled."""
+    labelled = ClipPool.open("cache/labelled")
+    seeds = range(COVERED_SEED, COVERED_SEED + COVERED_EACH * len(labelled))
+    made = fill_pool(
+        Path("cache/covered"), seeds, lambda s: cover_clip(labelled[s % len(labelled)], COVERING, textures, s)
+    )
+    print(f"covered: {made} made")
+
+
 def main() -> None:
     """Fill all pools."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -140,6 +154,8 @@ def main() -> None:
         made = fill_pool(Path("cache/warps_24"), range(WARPS), lambda s: turning_photo(photos[s % len(photos)], s))
         print(f"warps_24: {made} made")
     fill_physics(arguments.photos, arguments.models, arguments.workers, arguments.only)
+    if arguments.only == "covered":
+        fill_covered(banks[False])
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
     python recipes/tiny_labels.py CLIPS [--model tiny]
 
-CLIPS is a folder of mp4 files. Each is cut into parts of 48 frames. Three trackers follow the same points through a
-part, at its full size: the model, the model on mirrored frames, and Lucas-Kanade. A label is kept frame by frame where
-the first two agree and where the model, sent back from the frame where the point was seen last, comes by the same
-place; Lucas-Kanade has a say in the position while it never lost the point. What the model calls visible but the test
-refuses has no position to train on, and a point with much of that is dropped. The student sees smaller frames than its
-teachers.
+CLIPS is a folder of mp4 files. Each is cut into parts of 64 frames, of which a student may skip some. Three trackers
+follow the same points through a part, at its full size: the model, the model on mirrored frames, and Lucas-Kanade. A
+label is kept frame by frame where the first two agree and where the model, sent back from the frame where the point was
+seen last, comes by the same place; Lucas-Kanade has a say in the position while it never lost the point. What the model
+calls visible but the test refuses has no position to train on, and a point with much of that is dropped; so are most of
+those that stand still. The student sees smaller frames than its teachers.
 """
 
 from __future__ import annotations
@@ -29,30 +29,37 @@ from pointloom.geometry import inside, resize_area
 from pointloom.models.classical import lucas_kanade
 from pointloom.tracks import Tracks
 
-FRAMES, EVERY = 48, 90  # length of a part, and frames from one to the next
-QUERY_FRAMES, POINTS = (4, 24, 44), 64  # in each of these frames so many
+FRAMES, EVERY = 64, 60  # length of a part, so that a student may skip frames, and frames from one to the next
+LEAST_FRAMES = 48  # of a clip, which is one part then
+QUERIED, POINTS = (1 / 12, 1 / 2, 11 / 12), 96  # at these shares of a part so many
+APART = (-6, -2, 2, 6)  # frames over which motion is looked for
 PIXELS, UNIT = 432 * 320, 8  # of a frame that the student sees; its sides are multiples of the unit
 NEAR_PX = 3.0  # positions agree that are nearer than this in a frame of 256 x 256
 SQUARE = (256, 256)
 VISIBLE = 0.5  # probability; whether a position can be trusted is for the test to say, not for the model's confidence
 LEAST_SURE, MOST_DUBIOUS = 12, 0.15  # frames of a point that is kept, and the share of frames that may fail the test
-LEAST_POINTS = 64  # of a part that is kept
+STILL_PX, MOST_STILL = 4.0, 0.25  # points that move by less, of what the student sees, and their share of those kept
+LEAST_POINTS = 24  # of a part that is kept
 
 
 def parts(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """Cut a clip."""
     with open_video(path) as video:
-        for start in range(0, len(video) - FRAMES + 1, EVERY):
+        if len(video) < LEAST_FRAMES:
+            return
+        for start in range(0, max(len(video) - FRAMES, 0) + 1, EVERY):
             yield f"{path.stem}_{start:04d}", video[start : start + FRAMES]
 
 
 def where_it_moves(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw queries (t, x, y), mostly where the picture changes."""
-    grey = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]).astype(np.float32)
-    change = cv2.GaussianBlur(grey.std(0), (0, 0), 3)
-    chance = (change + 0.2 * change.mean() + 1e-3).ravel()
+    """Draw queries (t, x, y), mostly where the optical flow is large, some anywhere."""
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     queries = []
-    for t in QUERY_FRAMES:
+    for t in (int(share * len(frames)) for share in QUERIED):
+        pairs = [(t, min(max(t + d, 0), len(frames) - 1)) for d in APART]
+        moved = np.mean([np.linalg.norm(flow.calc(grey[a], grey[b], None), axis=-1) for a, b in pairs], axis=0)
+        chance = (moved + 0.2 * moved.mean() + 1e-3).ravel()
         y, x = np.divmod(rng.choice(chance.size, POINTS, replace=False, p=chance / chance.sum()), frames.shape[2])
         queries.append(np.stack([np.full(POINTS, t), x, y], axis=1))
     return np.concatenate(queries).astype(np.float32)
@@ -95,7 +102,7 @@ def labelled(name: str, frames: np.ndarray, tracker: Tracker, rng: np.random.Gen
     xy = np.where(helps[..., None], (xy + sparse.xy) / 2, xy).astype(np.float32)
     seen = ((one.visibility + other.visibility) / 2 > VISIBLE) & inside(xy, size)
 
-    frame, n = np.arange(FRAMES), np.arange(len(xy))
+    frame, n = np.arange(len(frames)), np.arange(len(xy))
     last = np.where(seen & agreed, np.abs(frame - start[:, None]), -1).argmax(1)  # farthest from the query
     back = tracker.track(frames, np.concatenate([last[:, None], xy[n, last]], axis=1), direction="both")
     sure = seen & agreed & (apart(back.xy, xy, size) < NEAR_PX)
@@ -104,7 +111,17 @@ def labelled(name: str, frames: np.ndarray, tracker: Tracker, rng: np.random.Gen
     scale = min((PIXELS / (size[0] * size[1])) ** 0.5, 1)
     small = round(size[0] * scale / UNIT) * UNIT, round(size[1] * scale / UNIT) * UNIT
     seen_by_student = np.stack([cv2.resize(f, small, interpolation=cv2.INTER_AREA) for f in frames])
-    return AnnotatedClip(name, seen_by_student, resize_area(xy[kept], size, small), seen[kept], sure[kept])
+    xy, seen, sure = resize_area(xy[kept], size, small), seen[kept], sure[kept]
+    taken = mostly_moving(xy, sure)
+    return AnnotatedClip(name, seen_by_student, xy[taken], seen[taken], sure[taken])
+
+
+def mostly_moving(xy: np.ndarray, sure: np.ndarray) -> np.ndarray:
+    """Indices of the points that move, and of some that stand still."""
+    known = np.where(sure[..., None], xy, np.nan)
+    far = np.linalg.norm(np.nanmax(known, axis=1) - np.nanmin(known, axis=1), axis=-1)
+    moving, still = np.flatnonzero(far >= STILL_PX), np.flatnonzero(far < STILL_PX)
+    return np.sort(np.concatenate([moving, still[: int(len(moving) * MOST_STILL / (1 - MOST_STILL))]]))
 
 
 def main() -> None:
@@ -123,7 +140,7 @@ def main() -> None:
             if (folder / name).exists():
                 continue
             clip = labelled(name, frames, tracker, np.random.default_rng(crc32(name.encode())))
-            print(f"{name}: {len(clip.xy)} of {len(QUERY_FRAMES) * POINTS} points", flush=True)
+            print(f"{name}: {len(clip.xy)} of {len(QUERIED) * POINTS} points", flush=True)
             if len(clip.xy) >= LEAST_POINTS:
                 write_clip(folder, clip)
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from small_scenes import VIEW, background, board
 
-from pointloom.datasets.synthetic import LayeredConfig, TextureBank, make_clip, scene
+from pointloom.datasets.clip import AnnotatedClip
+from pointloom.datasets.synthetic import LayeredConfig, TextureBank, cover_clip, make_clip, scene
 from pointloom.datasets.synthetic.layered import draw_tracks, paint
 from pointloom.datasets.synthetic.scene import Scene, random_scene
 from pointloom.datasets.synthetic.textures import TextureMix
@@ -362,3 +363,32 @@ def test_in_a_long_clip_the_camera_stays_in_reach_and_something_is_always_seen(t
         clip = make_clip(config, textures, seed)
         assert clip.visible.mean() > 0.1
         assert np.abs(clip.xy).max() < 100 * clip.size[0]
+
+
+# ---- objects in front of another clip
+
+
+def test_tracks_are_hidden_where_objects_cover_a_clip_and_only_there(textures):
+    green = np.full((6, 48, 72, 3), (0, 200, 0), np.uint8)
+    x, y = np.meshgrid(np.arange(2.0, 72, 4), np.arange(2.0, 48, 4))
+    xy = np.repeat(np.stack([x.ravel(), y.ravel()], axis=-1)[:, None], 6, axis=1).astype(np.float32)
+    there = np.ones(xy.shape[:2], bool)
+    there[0], known = False, there.copy()
+    known[1, 3] = False
+    clip = AnnotatedClip("meadow", green, xy, there, known)
+    hidden = []
+    for seed in range(6):
+        made = cover_clip(clip, replace(SMALL, wear=0.0, objects=(2, 5)), textures, seed)
+        assert made.name == f"meadow-{seed}"
+        assert made.xy is clip.xy
+        assert made.valid is clip.valid
+        assert not made.visible[0].any()
+        column, row = xy.astype(int)[:, :, 0], xy.astype(int)[:, :, 1]
+        change = np.abs(made.frames[np.arange(6), row, column].astype(int) - (0, 200, 0)).max(-1)
+        assert (change[made.visible] < 128).mean() > 0.97  # what is changed there lies upon a border
+        assert (change[1:][~made.visible[1:]] > 20).mean() > 0.9
+        hidden.append((~made.visible[1:]).mean())
+    assert 0.05 < np.mean(hidden) < 0.8
+    assert (
+        cover_clip(clip, SMALL, textures, 3).frames.tobytes() == cover_clip(clip, SMALL, textures, 3).frames.tobytes()
+    )

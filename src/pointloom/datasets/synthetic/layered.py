@@ -14,6 +14,7 @@ Everything runs in NumPy and OpenCV. A process that makes clips beside others sh
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -25,7 +26,7 @@ from pointloom.datasets.synthetic.layers import COVERED, Layer, enlarging
 from pointloom.datasets.synthetic.painting import draw, put
 from pointloom.datasets.synthetic.recording import random_recording
 from pointloom.datasets.synthetic.scene import Scene, random_scene
-from pointloom.datasets.synthetic.textures import TextureBank
+from pointloom.datasets.synthetic.textures import TextureBank, resize
 from pointloom.errors import OptionError
 from pointloom.geometry import inside
 
@@ -52,14 +53,37 @@ def make_clip(config: LayeredConfig, textures: TextureBank, seed: int) -> Annota
     return AnnotatedClip(f"layered-{seed}", frames, xy, visible, np.ones_like(visible))
 
 
+def cover_clip(clip: AnnotatedClip, config: LayeredConfig, textures: TextureBank, seed: int) -> AnnotatedClip:
+    """Let the objects of a layered clip pass in front of another clip, whose tracks are hidden where they are covered.
+
+    So a real clip that was labelled by trackers, which cannot tell where a hidden point is, has points that are hidden
+    at a known place. The size, the number of frames and the number of tracks are those of `clip`.
+    """
+    rng = np.random.default_rng(seed)
+    config = replace(config, size=clip.size, frames=len(clip.frames), still_cameras=1.0)
+    scene = random_scene(rng, textures, config)
+    recording = random_recording(rng, config)
+    canvases, _ = paint(scene, (), behind=clip.frames)
+    frames = np.stack([recording.develop(canvas, t, rng) for t, canvas in enumerate(canvases)])
+    uncovered = _visible(scene.layers, clip.xy, np.zeros(len(clip.xy), int))
+    return AnnotatedClip(f"{clip.name}-{seed}", frames, clip.xy, clip.visible & uncovered, clip.valid)
+
+
 def paint(
-    scene: Scene, marked: Sequence[int]
+    scene: Scene, marked: Sequence[int], behind: UInt8[np.ndarray, "T H W 3"] | None = None
 ) -> tuple[UInt8[np.ndarray, "T h w 3"], dict[int, Int[np.ndarray, "h w"]]]:
-    """The canvas of each frame and, for the marked frames, the index of the layer that is in front at each pixel."""
+    """The canvas of each frame and, for the marked frames, the index of the layer that is in front at each pixel.
+
+    `behind`, frames of any size, takes the place of the background.
+    """
     width, height = scene.canvas
     canvases = np.empty((len(scene.layers[0].to_frame), height, width, 3), np.uint8)
     owners = {t: np.zeros((height, width), np.int16) for t in marked}
+    for t, frame in enumerate([] if behind is None else behind):
+        canvases[t] = resize(frame, width, height)
     for index, layer in enumerate(scene.layers):
+        if index == 0 and behind is not None:
+            continue
         for patch in draw(layer, scene.canvas, scene.shutter):
             put(canvases[patch.t], patch, float(layer.gain[patch.t]))
             if index > 0 and patch.t in owners:
