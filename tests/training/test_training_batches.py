@@ -84,6 +84,23 @@ def test_queries_lie_on_visible_frames_at_the_true_position(folder: Path) -> Non
     assert 0.3 < (frame == first).float().mean() < 0.9  # half by choice, some by chance
 
 
+def test_nothing_is_asked_for_where_a_point_is_seen_at_no_known_place(tmp_path: Path) -> None:
+    clip = dotted_clip(0)
+    known = np.ones_like(clip.valid)
+    known[1::2], known[::2, :3] = False, False
+    xy = np.where(known[..., None], clip.xy, np.float32(2))  # upon no dot
+    write_clip(tmp_path / "pool", replace(clip, xy=xy, visible=np.ones_like(known), valid=known))
+    data = DataRecipe(sources=[SourceShare(folder=str(tmp_path / "pool"))], clips=6, points=8, warped=0.0)
+    tracks, _ = draw_tracks(Sources.open(data.sources), data, FRAMES, generators(2, 6))
+    for frames, queries in zip(tracks.frames.numpy(), tracks.queries.numpy(), strict=True):
+        for t, x, y in queries:
+            assert brightness(frames[int(t)], np.array([[x, y]])) > 100
+    pairs, _ = draw_pairs(Sources.open(data.sources), data, generators(0, 6))
+    for frames, first, second in zip(pairs.frames.numpy(), pairs.first.numpy(), pairs.second.numpy(), strict=True):
+        assert brightness(frames[0], first).min() > 100
+        assert brightness(frames[1], second).min() > 100
+
+
 def test_the_same_generator_draws_the_same_batch(folder: Path) -> None:
     data = DataRecipe(sources=[SourceShare(folder=str(folder))], clips=2, points=8)
     sources = Sources.open(data.sources)

@@ -55,6 +55,11 @@ class ClipPart(NamedTuple):
     visible: Bool[np.ndarray, "N T"]
     valid: Bool[np.ndarray, "N T"]
 
+    @property
+    def seen_at_known_place(self) -> Bool[np.ndarray, "N T"]:
+        """Where a query may lie: labels of real clips also have points that are seen, but nobody knows where."""
+        return self.visible & self.valid
+
     def points(self, chosen: Int[np.ndarray, " K"]) -> ClipPart:
         """Return the chosen points only."""
         return ClipPart(self.frames, self.xy[chosen], self.visible[chosen], self.valid[chosen])
@@ -87,7 +92,7 @@ def pair_of(
     start = int(rng.integers(len(clip.frames) - gap))
     order = [start, start + gap] if rng.random() < 0.5 else [start + gap, start]
     frames = np.stack([clip.frames[i] for i in order])
-    xy, visible = clip.xy[:, order], clip.visible[:, order].all(1)
+    xy, visible = clip.xy[:, order], (clip.visible & clip.valid)[:, order].all(1)
     if rng.random() < data.warped:
         frames[1], xy[:, 1] = warped(frames[1], xy[:, 1], random_similarity(clip.size, rng))
     chosen = _take(np.flatnonzero(visible & inside(xy, clip.size).all(1)), data, rng)
@@ -115,8 +120,8 @@ def sample_of(clip: AnnotatedClip, data: DataRecipe, frames: int, rng: np.random
     changed = _changed(cut, data, rng)
     if data.farthest_px is not None:
         changed = changed.points(np.flatnonzero(_stay_near(changed, data.farthest_px)))
-    chosen = changed.points(_take(candidates(changed.visible, data.seen_in), data, rng))
-    queries = queries_of(chosen.xy, chosen.visible, data.anywhere, rng)
+    chosen = changed.points(_take(candidates(changed.seen_at_known_place, data.seen_in), data, rng))
+    queries = queries_of(chosen.xy, chosen.seen_at_known_place, data.anywhere, rng)
     return *(np.ascontiguousarray(part) for part in chosen.lengthened(frames)), queries
 
 

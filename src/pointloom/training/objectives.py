@@ -188,7 +188,8 @@ class CoTracker3Objective(TrackingObjective):
         losses = []
         for _ in range(self.recipe.matching_pairs):
             first, second = (int(i) for i in torch.randperm(len(features))[:2])
-            both = batch.visible[0, first] & batch.visible[0, second]
+            known = batch.visible[0] & batch.valid[0]
+            both = known[first] & known[second]
             if both.any():
                 maps = tuple(m[:1, [first, second]] for m in features.maps)
                 pair = FrameFeatures(maps, features.size, features.input)
@@ -282,7 +283,7 @@ class TapirObjective(TrackingObjective):
         chosen = torch.randperm(len(features))[: self.recipe.matching_pairs]
         some = replace(features, maps=tuple(m[:1, chosen] for m in features.maps))
         first = PointFeatures(points.queries[:1], tuple(s[:1] for s in points.support))
-        visible = batch.visible[:1, chosen]
+        visible = batch.visible[:1, chosen] & batch.valid[:1, chosen]
         if not visible.any():
             return features.maps[1].sum() * 0
         return first_estimate_loss(self.model, some, first, batch.xy[:1, chosen], visible)
