@@ -51,7 +51,7 @@ LAYERED = (  # folder, held back, what, size, frames, first seed, clips
     ("layered_large", False, PLAIN, AS_SEEN, 32, 140_000, 200),
     ("figures_large", False, FIGURES, AS_SEEN, 32, 150_000, 300),
     ("turning_large", False, TURNING, AS_SEEN, 32, 160_000, 300),
-    ("figures_long", False, FIGURES, AS_SEEN, 48, 190_000, 160),
+    ("figures_long", False, FIGURES, AS_SEEN, 48, 190_000, 120),
     ("landmarks_large", False, LANDMARKS, AS_SEEN, 32, 170_000, 500),
     ("landmarks_48", False, LANDMARKS, SIZE, 48, 180_000, 400),
     ("landmarks_held", True, LANDMARKS, LARGE, 48, 320_000, 24),
