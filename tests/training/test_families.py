@@ -137,6 +137,25 @@ def test_the_cell_of_the_first_estimate_is_the_most_probable_one(pool: str) -> N
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_points_that_are_seen_at_no_known_place_are_not_matched(family: str, pool: str) -> None:
+    small = recipe(family, pool, 1)
+    model = starting_model(small)
+    objective = tracking_objective(model, small.tracking, encoder_frozen=False)
+    batch, *_ = Steps(small, process=0)[0][0]
+    known = batch.valid.clone()
+    known[:, :, 4:] = False
+    batch = batch._replace(visible=torch.ones_like(known))
+    losses = []
+    for changed in (batch, batch._replace(valid=known), batch._replace(visible=known, valid=known)):
+        features = model.encode(changed.frames)
+        torch.manual_seed(0)
+        points = model.describe(features, changed.queries)
+        losses.append(objective.matching_part(features, points, changed).item())
+    assert losses[1] == losses[2]
+    assert losses[1] != losses[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_held_back_clips_are_scored_in_the_mode_of_the_model(family: str, pool: str) -> None:
     with torch.inference_mode():
         rows, pictures = validate_tracking(

@@ -130,22 +130,6 @@ def test_recomputed_activations_cost_nothing_without_gradients() -> None:
     assert len(passes) == 2  # groups of images, each once
 
 
-def test_the_matching_loss_is_of_points_at_known_places() -> None:
-    """Points that are seen at no known place add nothing."""
-    batch = random_batch(clips=1)
-    batch = batch._replace(visible=torch.ones_like(batch.visible))
-    known = batch.valid.clone()
-    known[:, :, 2:] = False
-    objective = objective_of(matching_weight=0.5)
-    found = []
-    for changed in (batch._replace(valid=known), batch._replace(visible=known, valid=known)):
-        features = objective.model.encode(changed.frames)
-        points = objective.model.describe(features, changed.queries)
-        torch.manual_seed(0)
-        found.append(objective.matching_part(features, points, changed).item())
-    assert found[0] == found[1] > 0
-
-
 def test_all_that_is_trained_has_a_gradient_although_no_pair_of_frames_shows_a_point() -> None:
     """Else a process would not hear of the others, which have one."""
     batch = random_batch()

@@ -46,6 +46,11 @@ class TrackBatch(NamedTuple):
     valid: Bool[Tensor, "B T N"]
     queries: Float[Tensor, "B N 3"]
 
+    @property
+    def seen_at_known_place(self) -> Bool[Tensor, "B T N"]:
+        """Where a point can be matched; see `ClipPart`."""
+        return self.visible & self.valid
+
 
 class ClipPart(NamedTuple):
     """A clip on its way into a batch."""

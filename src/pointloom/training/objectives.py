@@ -184,12 +184,11 @@ class CoTracker3Objective(TrackingObjective):
         )
 
     def matching_part(self, features: FrameFeatures, points: PointFeatures, batch: TrackBatch) -> Tensor:
-        """Mean matching loss over random pairs of frames of the first clip, of the points visible in both."""
+        """Mean matching loss over random pairs of frames of the first clip, of points seen in both at known places."""
         losses = []
         for _ in range(self.recipe.matching_pairs):
             first, second = (int(i) for i in torch.randperm(len(features))[:2])
-            known = batch.visible[0] & batch.valid[0]
-            both = known[first] & known[second]
+            both = batch.seen_at_known_place[0, first] & batch.seen_at_known_place[0, second]
             if both.any():
                 maps = tuple(m[:1, [first, second]] for m in features.maps)
                 pair = FrameFeatures(maps, features.size, features.input)
@@ -279,11 +278,11 @@ class TapirObjective(TrackingObjective):
         return {name: torch.stack([losses[name] for losses in of_estimates]).sum() for name in of_estimates[0]}
 
     def matching_part(self, features: FrameFeatures, points: PointFeatures, batch: TrackBatch) -> Tensor:
-        """Return the mean over random frames of the first clip, of the points visible there."""
+        """Return the mean over random frames of the first clip, of points seen there at known places."""
         chosen = torch.randperm(len(features))[: self.recipe.matching_pairs]
         some = replace(features, maps=tuple(m[:1, chosen] for m in features.maps))
         first = PointFeatures(points.queries[:1], tuple(s[:1] for s in points.support))
-        visible = batch.visible[:1, chosen] & batch.valid[:1, chosen]
+        visible = batch.seen_at_known_place[:1, chosen]
         if not visible.any():
             return features.maps[1].sum() * 0
         return first_estimate_loss(self.model, some, first, batch.xy[:1, chosen], visible)
