@@ -16,7 +16,17 @@ import pytest
 
 from golden_cases import load
 from pointloom.geometry import inside
-from pointloom.training.appearance import Box, ColourChange, Erasure, Replacement, erased, recoloured, replaced
+from pointloom.training.appearance import (
+    Box,
+    ColourChange,
+    Erasure,
+    Replacement,
+    erased,
+    exposed_longer,
+    recoloured,
+    replaced,
+    softened,
+)
 from pointloom.training.augment import augmented, draw_colours, draw_framing, draw_patches
 from pointloom.training.framing import Framing, framed
 from pointloom.training.recipe import Augmentation
@@ -143,6 +153,28 @@ def test_colours_and_blur_leave_points_in_place(change: dict[str, Any]) -> None:
     np.testing.assert_array_equal(xy, plain[1])
     np.testing.assert_array_equal(visible, plain[2])
     assert checked_points(frames, xy, visible, apart_px=0.15) > 50
+
+
+def test_a_longer_exposure_spreads_what_moves_and_leaves_it_in_place() -> None:
+    frames, xy, visible, _ = dots()
+    long = np.stack([exposed_longer(*frames[t - 1 : t + 2]) for t in range(1, FRAMES - 1)])
+    assert long.dtype == np.uint8
+    assert checked_points(long, xy[:, 1:-1], visible[:, 1:-1], apart_px=0.1) > 50
+    still = np.full((1, 1, 3), 255, np.uint8)
+    assert exposed_longer(still, still, still).tolist() == [[[255] * 3]]
+    assert exposed_longer(still, 0 * still, 0 * still).tolist() == [[[64] * 3]]
+    assert exposed_longer(0 * still, still, 0 * still).tolist() == [[[128] * 3]]
+
+
+def test_a_softened_frame_loses_detail_and_nothing_moves() -> None:
+    frames, xy, visible, _ = dots()
+    soft = np.stack([softened(frame, 2.0) for frame in frames])
+    assert soft.shape == frames.shape
+    assert checked_points(soft, xy, visible, apart_px=0.1) > 50
+    stripes = np.zeros((40, 60, 3), np.uint8)
+    stripes[:, ::2] = 200
+    assert np.ptp(softened(stripes, 2.0)) == 0
+    assert (softened(stripes, 1.0) == stripes).all()
 
 
 @pytest.mark.parametrize("kind", ["erased", "replaced"])

@@ -14,7 +14,7 @@ from pointloom.datasets.clip import AnnotatedClip
 from pointloom.datasets.pool import ClipPool, fill_pool, write_clip
 from pointloom.errors import DatasetError, OptionError
 from pointloom.geometry import inside
-from pointloom.training.batches import candidates, draw_pairs, draw_tracks, frames_of, queries_of
+from pointloom.training.batches import candidates, draw_pairs, draw_tracks, frames_of, queries_of, sample_of
 from pointloom.training.recipe import Augmentation, DataRecipe, SourceShare
 from pointloom.training.sources import Sources
 from pointloom.training.turning import drifting, random_similarity, warped
@@ -52,6 +52,13 @@ def brightness(frames: np.ndarray, xy: np.ndarray) -> np.ndarray:
     return sampled[0].mean(-1)
 
 
+def centre_of_light(frame: np.ndarray) -> np.ndarray:
+    """Mean position of all light of a frame."""
+    y, x = np.mgrid[: SIZE[1], : SIZE[0]]
+    light = frame.mean(-1)
+    return np.array([(light * x).sum(), (light * y).sum()]) / light.sum()
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0], ids=["plain", "warped"])
 def test_pairs_show_the_same_point_in_both_frames(folder: Path, share: float) -> None:
     data = DataRecipe(sources=[SourceShare(folder=str(folder))], clips=6, points=8, warped=share)
@@ -68,6 +75,34 @@ def test_tracks_stay_on_their_dots(folder: Path, share: float) -> None:
     batch, _ = draw_tracks(Sources.open(data.sources), data, 8, generators(1, 6))
     assert batch.frames.shape == (6, 8, 64, 96, 3)
     for frames, xy, visible in zip(batch.frames.numpy(), batch.xy.numpy(), batch.visible.numpy(), strict=True):
+        for t in range(8):
+            assert (brightness(frames[t], xy[t])[visible[t]] > 60).all()
+
+
+def test_skipped_frames_are_mixed_into_those_taken_on_request() -> None:
+    clip = dotted_clip(0)
+    data = DataRecipe(points=8, longest_stride=3, warped=0.0)
+    strides = set()
+    for seed in range(12):
+        short, xy, *known = sample_of(clip, data, 3, np.random.default_rng(seed))
+        long, xy_of_long, *known_of_long = sample_of(
+            clip, replace(data, long_exposure=1.0), 3, np.random.default_rng(seed)
+        )
+        assert all((a == b).all() for a, b in zip([xy, *known], [xy_of_long, *known_of_long], strict=True))
+        step = round(float(np.abs(np.diff(xy[..., 0])).mean()) / 1.5)  # dots move by 1.5 px a frame
+        strides.add(step)
+        assert (short == long).all() == (step == 1)
+        assert long.max() <= short.max()
+        assert np.abs(centre_of_light(long[1]) - centre_of_light(short[1])).max() < 0.1  # as much of before as of after
+    assert strides == {1, 2, 3}
+
+
+def test_clips_are_softened_on_request_and_tracks_stay_on_their_dots(folder: Path) -> None:
+    data = DataRecipe(sources=[SourceShare(folder=str(folder))], clips=6, points=8, warped=0.0)
+    sharp, _ = draw_tracks(Sources.open(data.sources), data, 8, generators(1, 6))
+    soft, _ = draw_tracks(Sources.open(data.sources), replace(data, softened=1.0), 8, generators(1, 6))
+    assert soft.frames.amax((1, 2, 3, 4)).max() < sharp.frames.amax((1, 2, 3, 4)).min()
+    for frames, xy, visible in zip(soft.frames.numpy(), soft.xy.numpy(), soft.visible.numpy(), strict=True):
         for t in range(8):
             assert (brightness(frames[t], xy[t])[visible[t]] > 60).all()
 

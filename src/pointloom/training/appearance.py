@@ -1,4 +1,4 @@
-"""Changes of what a clip looks like, each a function of explicit parameters: covered patches, colours, blur.
+"""Changes of what a clip looks like, each a function of explicit parameters: covered patches, colours, kinds of blur.
 
 After CoTracker3 (Karaev et al. 2024) and PIPs before it (Harley et al. 2022). A covered point is where it was, but
 cannot be seen, which teaches a tracker to guess through occlusion. Positions are raster pixels (the centre of the first
@@ -124,6 +124,20 @@ def recoloured(frame: Frame, change: ColourChange) -> Frame:
 def blurred(frame: Frame, sigma_px: float) -> Frame:
     """Blur a frame with a Gaussian of the given standard deviation."""
     return np.asarray(cv2.GaussianBlur(frame, BLUR_KERNEL, sigma_px))
+
+
+def exposed_longer(before: Frame, frame: Frame, after: Frame) -> Frame:
+    """Mix a frame with its neighbours, half of it and a quarter of each: what moves is blurred, and stays in place."""
+    of_three = before.astype(np.uint16) + 2 * frame.astype(np.uint16) + after
+    return ((of_three + 2) // 4).astype(np.uint8)
+
+
+def softened(frame: Frame, factor: float) -> Frame:
+    """Make a frame smaller by this factor, and as large as before: so an enlarged video looks. Nothing moves."""
+    height, width, _ = frame.shape
+    small = max(round(width / factor), 1), max(round(height / factor), 1)
+    reduced = cv2.resize(frame, small, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(reduced, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def _away_from(

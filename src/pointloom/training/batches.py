@@ -19,12 +19,14 @@ from torch import Tensor
 from pointloom.datasets.clip import AnnotatedClip
 from pointloom.errors import DatasetError, OptionError
 from pointloom.geometry import inside
+from pointloom.training.appearance import exposed_longer, softened
 from pointloom.training.augment import augmented
 from pointloom.training.recipe import DataRecipe, Moment
 from pointloom.training.sources import Passed, Sources
 from pointloom.training.turning import drifting, random_similarity, recoloured_and_flipped, warped
 
 GAPS = (1, 2, 4, 8, 12, 20)  # frames between the two of a pair, each as likely
+SOFTENED = (1.0, 2.0)  # by how much a clip seems to have been enlarged
 
 Part = TypeVar("Part", bound=tuple[np.ndarray, ...])
 
@@ -121,7 +123,9 @@ def draw_tracks(
 def sample_of(clip: AnnotatedClip, data: DataRecipe, frames: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """Cut a clip, change it, choose points and their queries: video, positions, visibility, validity, queries."""
     taken = frames_of(len(clip.frames), frames, data.longest_stride, rng)
-    cut = ClipPart(np.array(clip.frames[taken]), clip.xy[:, taken].copy(), clip.visible[:, taken], clip.valid[:, taken])
+    long_exposure = taken.step > 1 and rng.random() < data.long_exposure
+    video = _exposed_longer(clip.frames, taken) if long_exposure else np.array(clip.frames[taken])
+    cut = ClipPart(video, clip.xy[:, taken].copy(), clip.visible[:, taken], clip.valid[:, taken])
     changed = _changed(cut, data, rng)
     if data.farthest_px is not None:
         changed = changed.points(np.flatnonzero(_stay_near(changed, data.farthest_px)))
@@ -135,6 +139,17 @@ def frames_of(length: int, frames: int, longest_stride: int, rng: np.random.Gene
     stride = int(rng.integers(1, max(min(longest_stride, length // frames), 1), endpoint=True))
     start = int(rng.integers(max(length - frames * stride, 1)))
     return slice(start, start + frames * stride, stride)
+
+
+def _exposed_longer(video: UInt8[np.ndarray, "T H W 3"], taken: slice) -> UInt8[np.ndarray, "t H W 3"]:
+    """Take frames that show a bit of those before and after them, as fast motion is seen by a camera."""
+    last = len(video) - 1
+    return np.stack(
+        [
+            exposed_longer(video[max(t - 1, 0)], video[t], video[min(t + 1, last)])
+            for t in range(*taken.indices(len(video)))
+        ]
+    )
 
 
 def candidates(visible: Bool[np.ndarray, "N T"], seen_in: Sequence[Moment]) -> Int[np.ndarray, " M"]:
@@ -176,6 +191,9 @@ def _changed(cut: ClipPart, data: DataRecipe, rng: np.random.Generator) -> ClipP
         visible = visible & inside(xy, size)
     if rng.random() < 0.5:
         frames, xy, visible, valid = frames[::-1], xy[:, ::-1], visible[:, ::-1], valid[:, ::-1]
+    if rng.random() < data.softened:
+        factor = rng.uniform(*SOFTENED)
+        frames = np.stack([softened(frame, factor) for frame in frames])
     return ClipPart(*recoloured_and_flipped(frames, xy, rng), visible, valid)
 
 

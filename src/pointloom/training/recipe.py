@@ -75,10 +75,12 @@ class DataRecipe:
     # what of a clip
     frames: tuple[int, int] = (16, 24)  # shortest and longest clip when tracking
     longest_stride: int = 1  # every 1st .. every n-th frame, as far as the clip is long enough
+    long_exposure: float = 0.0  # share of clips of which frames are skipped that show a bit of the skipped ones
 
     # how it is changed: as CoTracker3 does, or more lightly
     augmentation: Augmentation | None = None
     warped: float = 0.5  # without it: share of pairs whose second frame is turned and zoomed; of clips, with drift
+    softened: float = 0.0  # without it: share of clips that look like enlarged ones, by a factor of 1 to 2
 
     # which points
     points: int = 64  # of each clip
