@@ -2,12 +2,13 @@
 
     python recipes/tiny_labels.py CLIPS [--model tiny]
 
-CLIPS is a folder of mp4 files. Each is cut into parts of 64 frames, of which a student may skip some. Three trackers
-follow the same points through a part, at its full size: the model, the model on mirrored frames, and Lucas-Kanade. A
-label is kept frame by frame where the first two agree and where the model, sent back from the frame where the point was
-seen last, comes by the same place; Lucas-Kanade has a say in the position while it never lost the point. What the model
-calls visible but the test refuses has no position to train on, and a point with much of that is dropped; so are most of
-those that stand still. The student sees smaller frames than its teachers.
+CLIPS is a folder of mp4 files. The first two parts of 64 frames are taken of each, of which a student may skip some.
+Three trackers follow the same points through a part, at its full size: the model, the model on mirrored frames, and
+Lucas-Kanade. Then the model is sent back to the query: from the last frame in which the first two agree, or from nearer
+ones where it does not come back from there. As far as it does come back, a label is kept frame by frame where the two
+agree and where the way back comes by the same place; Lucas-Kanade has a say in the position while it never lost the
+point. Further away nothing is known: so a limb is labelled until it is lost. Most points that stand still are dropped.
+The student sees smaller frames than its teachers.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from pointloom.models.classical import lucas_kanade
 from pointloom.tracks import Tracks
 
 FRAMES, EVERY = 64, 60  # length of a part, so that a student may skip frames, and frames from one to the next
+MOST_PARTS = 2  # of a clip
 LEAST_FRAMES = 48  # of a clip, which is one part then
 QUERIED, POINTS = (1 / 12, 1 / 2, 11 / 12), 96  # at these shares of a part so many
 APART = (-6, -2, 2, 6)  # frames over which motion is looked for
@@ -37,7 +39,8 @@ PIXELS, UNIT = 432 * 320, 8  # of a frame that the student sees; its sides are m
 NEAR_PX = 3.0  # positions agree that are nearer than this in a frame of 256 x 256
 SQUARE = (256, 256)
 VISIBLE = 0.5  # probability; whether a position can be trusted is for the test to say, not for the model's confidence
-LEAST_SURE, MOST_DUBIOUS = 12, 0.15  # frames of a point that is kept, and the share of frames that may fail the test
+SENT_FROM = (1.0, 0.6, 0.3)  # shares of the way to the last frame in which a point is seen, from which it is sent back
+LEAST_SURE, MOST_DUBIOUS = 12, 0.15  # frames of a point that is kept, and the share of its way that may fail the test
 STILL_PX, MOST_STILL = 4.0, 0.25  # points that move by less, of what the student sees, and their share of those kept
 LEAST_POINTS = 24  # of a part that is kept
 
@@ -47,7 +50,7 @@ def parts(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     with open_video(path) as video:
         if len(video) < LEAST_FRAMES:
             return
-        for start in range(0, max(len(video) - FRAMES, 0) + 1, EVERY):
+        for start in range(0, max(len(video) - FRAMES, 0) + 1, EVERY)[:MOST_PARTS]:
             yield f"{path.stem}_{start:04d}", video[start : start + FRAMES]
 
 
@@ -86,6 +89,30 @@ def never_lost(seen: np.ndarray, start: np.ndarray) -> np.ndarray:
     return lost[n[:, None], high + 1] == lost[n[:, None], low]
 
 
+def sent_back(
+    tracker: Tracker, frames: np.ndarray, queries: np.ndarray, xy: np.ndarray, agreed: np.ndarray, side: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Send points back to their queries from later frames (side 1) or earlier ones (-1).
+
+    Returns from how many frames away each came back, 0 if from none, and its positions on the way.
+    """
+    size = frames.shape[2], frames.shape[1]
+    start = queries[:, 0].astype(int)
+    away = (np.arange(len(frames)) - start[:, None]) * side
+    farthest = np.where(agreed, away, 0).max(1)
+    reach, way = np.zeros(len(xy), int), np.full_like(xy, np.nan)
+    for share in SENT_FROM:
+        end = np.where(agreed & (away <= share * farthest[:, None]), away, 0).max(1)
+        n = np.flatnonzero((reach == 0) & (end > 0))
+        if len(n):
+            t = start[n] + side * end[n]
+            turned = np.concatenate([t[:, None], xy[n, t]], axis=1).astype(np.float32)
+            back = tracker.track(frames, turned, direction="backward" if side > 0 else "forward").xy
+            home = apart(back[np.arange(len(n)), start[n]], queries[n, 1:], size) < NEAR_PX
+            reach[n[home]], way[n[home]] = end[n[home]], back[home]
+    return reach, way
+
+
 def labelled(name: str, frames: np.ndarray, tracker: Tracker, rng: np.random.Generator) -> AnnotatedClip:
     """Let the three track, and keep what stands the test."""
     size = frames.shape[2], frames.shape[1]
@@ -96,24 +123,29 @@ def labelled(name: str, frames: np.ndarray, tracker: Tracker, rng: np.random.Gen
         lucas_kanade(frames, queries, direction="both"),
     )
     xy = (one.xy + other.xy) / 2
-    agreed = apart(one.xy, other.xy, size) < NEAR_PX
+    alike = apart(one.xy, other.xy, size) < NEAR_PX
     start = queries[:, 0].astype(int)
     helps = never_lost(sparse.seen, start) & (apart(sparse.xy, xy, size) < NEAR_PX)
     xy = np.where(helps[..., None], (xy + sparse.xy) / 2, xy).astype(np.float32)
     seen = ((one.visibility + other.visibility) / 2 > VISIBLE) & inside(xy, size)
 
-    frame, n = np.arange(len(frames)), np.arange(len(xy))
-    last = np.where(seen & agreed, np.abs(frame - start[:, None]), -1).argmax(1)  # farthest from the query
-    back = tracker.track(frames, np.concatenate([last[:, None], xy[n, last]], axis=1), direction="both")
-    sure = seen & agreed & (apart(back.xy, xy, size) < NEAR_PX)
-    kept = (sure.sum(1) >= LEAST_SURE) & ((seen & ~sure).mean(1) <= MOST_DUBIOUS)
+    sure, on_the_way = np.zeros_like(seen), np.zeros_like(seen)
+    for side in (1, -1):
+        away = (np.arange(len(frames)) - start[:, None]) * side
+        reach, way = sent_back(tracker, frames, queries, xy, seen & alike, side)
+        between = (away >= 0) & (away <= reach[:, None]) & (reach > 0)[:, None]
+        sure |= between & seen & alike & (apart(way, xy, size) < NEAR_PX)
+        on_the_way |= between
+    known = sure | (on_the_way & ~seen)
+    dubious = (on_the_way & ~known).sum(1)
+    kept = (sure.sum(1) >= LEAST_SURE) & (dubious <= MOST_DUBIOUS * on_the_way.sum(1))
 
     scale = min((PIXELS / (size[0] * size[1])) ** 0.5, 1)
     small = round(size[0] * scale / UNIT) * UNIT, round(size[1] * scale / UNIT) * UNIT
     seen_by_student = np.stack([cv2.resize(f, small, interpolation=cv2.INTER_AREA) for f in frames])
-    xy, seen, sure = resize_area(xy[kept], size, small), seen[kept], sure[kept]
+    xy, sure, known = resize_area(xy[kept], size, small), sure[kept], known[kept]
     taken = mostly_moving(xy, sure)
-    return AnnotatedClip(name, seen_by_student, xy[taken], seen[taken], sure[taken])
+    return AnnotatedClip(name, seen_by_student, xy[taken], sure[taken], known[taken])
 
 
 def mostly_moving(xy: np.ndarray, sure: np.ndarray) -> np.ndarray:

@@ -174,6 +174,7 @@ def test_held_back_clips_are_scored_in_the_mode_of_the_model(family: str, pool: 
         ("tapir", {"windowed": 0.5}, "tracking.windowed=0"),
         ("tapir", {"jittered": 0.5}, "tracking.jittered=0"),
         ("tapir", {"gamma": 0.5, "masked": False}, "does not use tracking.gamma, tracking.masked"),
+        ("tapir", {"known_only": True}, "does not use tracking.known_only"),
     ],
 )
 def test_a_recipe_that_does_not_suit_the_model_is_refused(family: str, changes: Any, message: str, pool: str) -> None:

@@ -242,6 +242,22 @@ def test_valid_counts_in_the_track_losses_only() -> None:
         assert nothing[part].item() == everything[part].item() > 0
 
 
+def test_probabilities_can_be_learned_from_what_is_known_alone() -> None:
+    window, wanted = still(logit=2.0), target()
+    everything = tracking_losses([window], **wanted)
+    wanted["xy"][:, 1:3] = torch.nan
+    wanted["visible"][:, 1:3], wanted["valid"][:, 1:3] = False, False
+    known = tracking_losses([window], **wanted, weights=LossWeights(known_only=True))
+    for part in ("confidence", "visibility"):
+        assert known[part].item() == pytest.approx(everything[part].item())
+    (known["confidence"] + known["visibility"]).backward()
+    for logits in (window.result.confidence_logit, window.result.visibility_logit):
+        assert (logits.grad != 0).all(-1).tolist() == [[True, False, False, True]]
+    wanted["valid"][:] = False
+    nothing = tracking_losses([window], **wanted, weights=LossWeights(known_only=True))
+    assert nothing["total"].item() == 0
+
+
 def test_a_position_at_exactly_the_confidence_radius_is_right() -> None:
     wanted = target()
     wanted["xy"] += torch.tensor([3.0, 4.0])

@@ -105,6 +105,22 @@ def test_a_batch_is_learned_from_like_its_clips_one_by_one() -> None:
         assert float((gradient - mean).abs().max()) < 1e-5 * largest, name
 
 
+@pytest.mark.parametrize("known_only", [False, True])
+def test_visibility_is_learned_from_what_is_known_alone_if_the_recipe_says_so(known_only: bool) -> None:
+    batch = random_batch()
+    valid = batch.valid.clone()
+    valid[:, ::3] = False
+    losses = []
+    for visible in (batch.visible & valid, batch.visible | ~valid):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            losses.append(
+                objective_of(known_only=known_only)(batch._replace(visible=visible, valid=valid), (10, 10), False)
+            )
+    for part in ("confidence", "visibility"):
+        assert (losses[0][part].item() == losses[1][part].item()) == known_only
+
+
 def test_recomputed_activations_give_the_same_gradients() -> None:
     plain, recomputed = objective_of(), objective_of(recomputed=True)
     batch = random_batch()

@@ -9,8 +9,9 @@ point can be seen, m = 0 .. M-1 the iterations and gamma < 1, so that later iter
     visibility  binary cross-entropy of V*
 
 Each track loss divides by its own number of counted (frame, point) pairs, so where few frames are occluded each of
-them weighs much. The two probabilities are averaged over all frames, points and iterations alike, whatever is valid.
-Windows weigh the same; frames in which they overlap count in each of them, frames that only pad the video in none.
+them weighs much. The two probabilities are averaged over all frames, points and iterations alike, whatever is valid;
+with `known_only`, which is not the paper's, over what is valid. Windows weigh the same; frames in which they overlap
+count in each of them, frames that only pad the video in none.
 
 Positions are pixels of the frames that the model is trained on. Axes: M iterations, B videos, T frames, N points.
 """
@@ -41,6 +42,7 @@ class LossWeights:
 
     gamma          weight of an iteration relative to the one after it, in the two track losses
     confidence_px  a position is right if it lies at most this far from the truth
+    known_only     the two probabilities are averaged over what is valid
     """
 
     visible: float = 0.05
@@ -49,6 +51,7 @@ class LossWeights:
     visibility: float = 1.0
     gamma: float = 0.8
     confidence_px: float = 12.0
+    known_only: bool = False
 
 
 def huber(d: Float[Tensor, "*A"], delta: float = HUBER_PX) -> Float[Tensor, "*A"]:
@@ -92,8 +95,9 @@ def tracking_losses(
     """Return the parts `visible`, `occluded`, `confidence`, `visibility`, without their weights, and the `total` with.
 
     `valid` says what counts in the track losses: frames where the truth is known and, for a model that tracks forwards
-    only, `from_query_on`. Positions that do not count may be NaN. `penalty` maps a difference in x or in y to what it
-    costs where the point is visible; 0 costs 0. Everything is computed in float32 at least.
+    only, `from_query_on`; with `known_only` in the other two as well. Positions that do not count may be NaN. `penalty`
+    maps a difference in x or in y to what it costs where the point is visible; 0 costs 0. Everything is computed in
+    float32 at least.
     """
     weights = weights or LossWeights()
     if not windows or not all(window.estimates for window in windows):
@@ -128,11 +132,12 @@ def _window_losses(
     truth, seen, known = _precise(xy[:, part]), visible[:, part], valid[:, part]
     difference = predicted - truth
     right = difference.detach().square().sum(-1) <= weights.confidence_px**2
+    judged = known if weights.known_only else torch.ones_like(known)
     return {
         "visible": _track_loss(difference, known & seen, penalty, weights.gamma),
         "occluded": _track_loss(difference, known & ~seen, torch.abs, weights.gamma),
-        "confidence": (_cross_entropy(sure_logit, right) * seen).mean(),
-        "visibility": _cross_entropy(seen_logit, seen.expand_as(seen_logit)).mean(),
+        "confidence": _mean_over(judged, _cross_entropy(sure_logit, right) * seen),
+        "visibility": _mean_over(judged, _cross_entropy(seen_logit, seen.expand_as(seen_logit))),
     }
 
 
@@ -144,6 +149,10 @@ def _track_loss(
     M = len(of_iterations)
     weight = gamma ** torch.arange(M - 1, -1, -1, device=cost.device, dtype=cost.dtype)
     return (weight * of_iterations).mean()
+
+
+def _mean_over(judged: Bool[Tensor, "B T N"], cost: Float[Tensor, "M B T N"]) -> Float[Tensor, ""]:
+    return cost.where(judged, 0.0).sum() / (len(cost) * judged.sum()).clamp(min=1)
 
 
 def _cross_entropy(logit: Float[Tensor, "*A"], target: Bool[Tensor, "*A"]) -> Float[Tensor, "*A"]:

@@ -178,6 +178,7 @@ class CoTracker3Objective(TrackingObjective):
             visibility=recipe.visibility,
             gamma=recipe.gamma,
             confidence_px=recipe.confidence_px,
+            known_only=recipe.known_only,
         )
         return tracking_losses(
             windows, xy=clip.xy, visible=clip.visible, valid=counted, weights=weights, penalty=self.penalty
@@ -238,7 +239,7 @@ class TapirObjective(TrackingObjective):
     Its matching loss is one of that first estimate, and not part of the release.
     """
 
-    NOT_USED = ("occluded", "gamma", "masked")
+    NOT_USED = ("occluded", "gamma", "masked", "known_only")
 
     model: Tapir
     huber = staticmethod(tapir_huber)
@@ -250,8 +251,9 @@ class TapirObjective(TrackingObjective):
             )
         if changed := [name for name in self.NOT_USED if getattr(recipe, name) != getattr(TrackingRecipe, name)]:
             raise OptionError(
-                f"TAPIR's loss counts no hidden points and all estimates alike, both ways from a query, and does not "
-                f"use {', '.join(f'tracking.{name}' for name in changed)}: leave that out of the recipe."
+                f"TAPIR's loss counts no hidden points, only what is known, and all estimates alike, both ways from a "
+                f"query, and does not use {', '.join(f'tracking.{name}' for name in changed)}: leave that out of the "
+                f"recipe."
             )
         super().__init__(model, recipe, encoder_frozen=encoder_frozen)
 

@@ -127,6 +127,7 @@ class TrackingRecipe:
     charbonnier_px: float = 0.5  # width of its rounded tip, and of the logarithmic penalty's
     reach_px: float = 4.0  # beyond it the logarithmic penalty flattens
     confidence_px: float = 6.0
+    known_only: bool = False  # the two probabilities are learned where the truth is known, not in every frame
 
 
 @dataclass(frozen=True)
