@@ -179,7 +179,7 @@ def test_few_of_the_points_that_are_kept_stand_still(recipe: ModuleType) -> None
 def test_a_clip_is_cut_into_parts(recipe: ModuleType, tmp_path: Path) -> None:
     from pointloom import write_video
 
-    for name, length in (("long", 130), ("short", 50), ("too_short", 40)):
+    for name, length in (("long", 190), ("short", 50), ("too_short", 40)):
         write_video(tmp_path / f"{name}.mp4", np.zeros((length, 32, 32, 3), np.uint8), fps=25)
     lengths = {name: len(part) for clip in sorted(tmp_path.iterdir()) for name, part in recipe.parts(clip)}
     assert lengths == {"long_0000": 64, "long_0060": 64, "short_0000": 50}
