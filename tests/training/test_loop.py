@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import small_run
 import torch
+from lightning_fabric import Fabric
 from omegaconf import OmegaConf
 from small_run import ENTRY, SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -282,6 +283,16 @@ def test_a_run_leaves_its_recipe_scores_and_weights(pool: str, tmp_path: Path) -
 
 def test_another_recipe_is_refused_in_the_same_folder(pool: str, tmp_path: Path) -> None:
     train(recipe(pool, "matching", 2), tmp_path)
+    with pytest.raises(OptionError, match="another recipe"):
+        train(recipe(pool, "matching", 3), tmp_path)
+
+
+def test_every_process_refuses_another_recipe_and_none_waits(
+    pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(recipe(pool, "matching", 2), tmp_path)
+    monkeypatch.setattr(Fabric, "is_global_zero", False)
+    monkeypatch.setattr(Fabric, "barrier", lambda fabric: pytest.fail("waits for a process that has stopped"))
     with pytest.raises(OptionError, match="another recipe"):
         train(recipe(pool, "matching", 3), tmp_path)
 

@@ -267,9 +267,10 @@ def mean_over_processes(fabric: Fabric, rows: list[Scores]) -> Scores:
 def _claim(fabric: Fabric, recipe: Recipe, run: Path) -> None:
     """Write the recipe into the run's folder, or refuse a folder that holds another one."""
     path = run / "recipe.yaml"
+    if path.exists() and load_recipe(path) != recipe:  # every process sees that, so that none waits for the others
+        raise OptionError(f"{run} holds a run of another recipe. Give another folder, or the same recipe.")
+    fabric.barrier()
     if fabric.is_global_zero:
-        if path.exists() and load_recipe(path) != recipe:
-            raise OptionError(f"{run} holds a run of another recipe. Give another folder, or the same recipe.")
         run.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".tmp")
         unfinished.write_text(OmegaConf.to_yaml(OmegaConf.structured(recipe)))
