@@ -1,9 +1,9 @@
 """Put the weights of a run into the package, with a header that says how they came about and what was measured.
 
-    python recipes/tiny_ship.py runs/tiny_14_skipping --hours 15.4 --data "generated clips"
+    python recipes/tiny_ship.py runs/tiny_15_blurred --hours 16.4 --data "generated clips"
     pointloom evaluate clips:EVAL --model tiny -o runs/evaluated/clips       # and further data sets
     pointloom bench --model tiny --points 100 --frames 48 --size 640x360 --json > runs/speed.json
-    python recipes/tiny_ship.py runs/tiny_14_skipping --hours 15.4 --data "generated clips" \\
+    python recipes/tiny_ship.py runs/tiny_15_blurred --hours 16.4 --data "generated clips" \\
         --results runs/evaluated/clips --speed runs/speed.json
 
 Twice, because scores belong to the weights as they are shipped, in float16; the second time changes the header alone.
