@@ -114,7 +114,8 @@ def test_a_point_is_labelled_until_it_is_lost(recipe: ModuleType, frames: np.nda
 
     def loses(tracks: Tracks, which: str) -> None:
         if which in ("plain", "mirrored"):
-            tracks.xy[:, 40:, 1] += 20
+            y = tracks.xy[:, 40:, 1]
+            y += 20 * np.sign(SIZE[1] / 2 - y)  # into the picture
 
     clip = label(recipe, frames, loses)
     early = clip.visible[:, 5:20].all(1)

@@ -64,7 +64,7 @@ class ClipPart(NamedTuple):
 
     @property
     def seen_at_known_place(self) -> Bool[np.ndarray, "N T"]:
-        """Where a query may lie: labels of real clips also have points that are seen, but nobody knows where."""
+        """Where a query may lie: in labels of real clips a point may be seen, but nobody knows where."""
         return self.visible & self.valid
 
     def points(self, chosen: Int[np.ndarray, " K"]) -> ClipPart:
