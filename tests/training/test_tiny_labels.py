@@ -122,9 +122,8 @@ def test_a_point_is_labelled_until_it_is_lost(recipe: ModuleType, frames: np.nda
     assert early.sum() > 80
     assert not clip.visible[early, 40:].any()
     assert clip.valid[early, 40:].mean() < 0.05  # nor hidden, but for a few that leave the picture
-    assert (
-        0.2 < clip.visible[early, 38].mean() < 0.8
-    )  # those asked for in frame 5; what is asked for in 32 is lost sooner
+    # frame 38: points asked for in frame 5 come back from 0.6 of their way; those asked for in 32 are lost sooner
+    assert 0.2 < clip.visible[early, 38].mean() < 0.8
 
 
 def test_hidden_points_are_known_to_be_hidden(recipe: ModuleType, frames: np.ndarray) -> None:
