@@ -19,6 +19,7 @@ FRAMES = 37  # the second window and the last are not of the usual kind
 
 @pytest.mark.parametrize("leads_in", [True, False])
 def test_held_back_clips_are_tracked_as_videos_are(leads_in: bool) -> None:
+    torch.manual_seed(3)  # of the first seeds the one whose points are seen in half of the frames
     model = CoTracker3(replace(SMALL, resize="as_is", recovers=False, leads_in=leads_in)).double().eval()
     initialise(model, seed=0)
     flow, probabilities = model.updateformer.output_layers()
@@ -34,4 +35,5 @@ def test_held_back_clips_are_tracked_as_videos_are(leads_in: bool) -> None:
     expected = Tracker(model, device="cpu").track(frames, queries)
     np.testing.assert_allclose(found[:, 1:], expected.xy[:, 1:], atol=1e-3)
     assert np.array_equal(seen[:, 1:], expected.seen()[:, 1:])
-    assert seen.any()
+    assert seen[:, 1:].any()
+    assert not seen[:, 1:].all()
