@@ -91,10 +91,10 @@ def never_lost(seen: np.ndarray, start: np.ndarray) -> np.ndarray:
 
 def sent_back(
     tracker: Tracker, frames: np.ndarray, queries: np.ndarray, xy: np.ndarray, agreed: np.ndarray, side: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> np.ndarray:
     """Send points back to their queries from later frames (side 1) or earlier ones (-1).
 
-    Returns from how many frames away each came back, 0 if from none, and its positions on the way.
+    Returns where each was on its way home, NaN in the frames from which it did not come.
     """
     size = frames.shape[2], frames.shape[1]
     start = queries[:, 0].astype(int)
@@ -110,7 +110,7 @@ def sent_back(
             back = tracker.track(frames, turned, direction="backward" if side > 0 else "forward").xy
             home = apart(back[np.arange(len(n)), start[n]], queries[n, 1:], size) < NEAR_PX
             reach[n[home]], way[n[home]] = end[n[home]], back[home]
-    return reach, way
+    return np.where(((away >= 0) & (away <= reach[:, None]))[..., None], way, np.nan)
 
 
 def labelled(name: str, frames: np.ndarray, tracker: Tracker, rng: np.random.Generator) -> AnnotatedClip:
@@ -131,11 +131,9 @@ def labelled(name: str, frames: np.ndarray, tracker: Tracker, rng: np.random.Gen
 
     sure, on_the_way = np.zeros_like(seen), np.zeros_like(seen)
     for side in (1, -1):
-        away = (np.arange(len(frames)) - start[:, None]) * side
-        reach, way = sent_back(tracker, frames, queries, xy, seen & alike, side)
-        between = (away >= 0) & (away <= reach[:, None]) & (reach > 0)[:, None]
-        sure |= between & seen & alike & (apart(way, xy, size) < NEAR_PX)
-        on_the_way |= between
+        way = sent_back(tracker, frames, queries, xy, seen & alike, side)
+        on_the_way |= ~np.isnan(way[..., 0])
+        sure |= seen & alike & (apart(way, xy, size) < NEAR_PX)
     known = sure | (on_the_way & ~seen)
     dubious = (on_the_way & ~known).sum(1)
     kept = (sure.sum(1) >= LEAST_SURE) & (dubious <= MOST_DUBIOUS * on_the_way.sum(1))
