@@ -36,7 +36,6 @@ def test_correlation_far_outside_sees_the_edge_alone() -> None:
 
 
 def test_correlation_does_not_depend_on_how_many_points_are_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
     maps, xy, support = torch.rand(1, 3, 9, 8, 4), 9 * torch.rand(1, 7, 3, 2), torch.rand(1, 7, 3, 3, 4)
     volumes = []
     of_a_point = 3 * 8 * 8 * 4
